@@ -1,0 +1,145 @@
+"""The C library's system calls that Python's `os` lacks.
+
+The only user of ctypes.  Every function raises OSError with errno and the path it was about.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_c = ctypes
+
+MS_RDONLY = 0x1
+MS_NOSUID = 0x2
+MS_NODEV = 0x4
+MS_NOEXEC = 0x8
+MS_REMOUNT = 0x20
+MS_BIND = 0x1000
+MS_MOVE = 0x2000
+MS_REC = 0x4000
+MS_PRIVATE = 0x40000
+MS_SLAVE = 0x80000
+MS_SHARED = 0x100000
+
+MNT_DETACH = 0x2
+UMOUNT_NOFOLLOW = 0x8
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+
+PR_SET_PDEATHSIG = 1
+PR_CAPBSET_DROP = 24
+PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
+PR_SET_NAME = 15
+
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+RESOLVE_IN_ROOT = 0x10
+
+_SYS_OPENAT2 = 437  # the same number on every architecture
+
+_libc.mount.argtypes = (_c.c_char_p, _c.c_char_p, _c.c_char_p, _c.c_ulong, _c.c_char_p)
+_libc.umount2.argtypes = (_c.c_char_p, _c.c_int)
+_libc.unshare.argtypes = (_c.c_int,)
+_libc.setns.argtypes = (_c.c_int, _c.c_int)
+_libc.prctl.argtypes = (_c.c_int, _c.c_ulong, _c.c_ulong, _c.c_ulong, _c.c_ulong)
+_libc.sethostname.argtypes = (_c.c_char_p, _c.c_size_t)
+_libc.syncfs.argtypes = (_c.c_int,)
+
+
+def _fail(path: str = "") -> NoReturn:
+    errno = _c.get_errno()
+    if path:
+        raise OSError(errno, os.strerror(errno), path)
+    raise OSError(errno, os.strerror(errno))
+
+
+def mount(source: str, target: str, fstype: str = "", flags: int = 0, data: str = "") -> None:
+    """mount(2); the error names the target."""
+    raw = (os.fsencode(source), os.fsencode(target), fstype.encode() or None)
+    if _libc.mount(*raw, flags, os.fsencode(data) or None) != 0:
+        _fail(target)
+
+
+def umount(target: str, flags: int = 0) -> None:
+    """umount2(2)."""
+    if _libc.umount2(os.fsencode(target), flags) != 0:
+        _fail(target)
+
+
+def unshare(flags: int) -> None:
+    """unshare(2); only in a single-threaded process."""
+    if _libc.unshare(flags) != 0:
+        _fail()
+
+
+def setns(fd: int, kind: int) -> None:
+    """setns(2) with a namespace fd, or a pidfd and a set of kinds."""
+    if _libc.setns(fd, kind) != 0:
+        _fail()
+
+
+def prctl(option: int, arg: int = 0) -> int:
+    """prctl(2) with one argument."""
+    result: int = _libc.prctl(option, arg, 0, 0, 0)
+    if result < 0:
+        _fail()
+    return result
+
+
+def sethostname(name: str) -> None:
+    """sethostname(2)."""
+    raw = name.encode()
+    if _libc.sethostname(raw, len(raw)) != 0:
+        _fail()
+
+
+def syncfs(fd: int) -> None:
+    """syncfs(2): write everything of the file system of fd to disk."""
+    if _libc.syncfs(fd) != 0:
+        _fail()
+
+
+class _OpenHow(_c.Structure):
+    _fields_ = (("flags", _c.c_uint64), ("mode", _c.c_uint64), ("resolve", _c.c_uint64))
+
+
+def openat2(dir_fd: int, path: str, flags: int, *, resolve: int, mode: int = 0) -> int:
+    """openat2(2): open a path with limits on how it may be resolved; gives a close-on-exec fd."""
+    how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
+    size = _c.c_size_t(_c.sizeof(how))
+    raw = _c.c_char_p(os.fsencode(path))
+    while True:
+        fd: int = _libc.syscall(_c.c_long(_SYS_OPENAT2), _c.c_int(dir_fd), raw, _c.byref(how), size)
+        if fd >= 0:
+            return fd
+        if _c.get_errno() not in (4, 11):  # EINTR; EAGAIN: a rename raced with the resolution
+            _fail(path)
+
+
+class _CapHeader(_c.Structure):
+    _fields_ = (("version", _c.c_uint32), ("pid", _c.c_int))
+
+
+def drop_all_capabilities() -> None:
+    """Empty the bounding, permitted, effective and inheritable sets and forbid regaining them."""
+    last = int(open("/proc/sys/kernel/cap_last_cap", encoding="ascii").read())
+    for cap in range(last + 1):
+        prctl(PR_CAPBSET_DROP, cap)
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    header = _CapHeader(0x20080522, 0)
+    if _libc.capset(_c.byref(header), _c.byref((_c.c_uint32 * 6)())) != 0:
+        _fail()

@@ -1,0 +1,105 @@
+"""Other programs: run and wait, or spawn.  The only user of `subprocess`."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING, NamedTuple
+
+from rkt.errors import CommandError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+BASE_ENV = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LANG": "C.UTF-8",
+}
+_RESET = (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
+
+
+class Finished(NamedTuple):
+    """What a program left: exit status (minus the signal if killed) and its two streams."""
+
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    check: bool = True,
+    input: bytes = b"",  # noqa: A002
+    env: Mapping[str, str] | None = None,
+    cwd: str | None = None,
+    pass_fds: Sequence[int] = (),
+    timeout: float | None = None,
+) -> Finished:
+    """Run a program without a shell, with an explicit environment, and collect its output.
+
+    Raises CommandError if it cannot be started, exceeds `timeout` seconds, or (with `check`) fails.
+    """
+    import subprocess
+
+    name = os.path.basename(argv[0])
+    try:
+        done = subprocess.run(
+            list(argv), input=input, capture_output=True, check=False, timeout=timeout,
+            env=dict(BASE_ENV if env is None else env), cwd=cwd, pass_fds=tuple(pass_fds),
+        )  # fmt: skip
+    except FileNotFoundError as err:
+        raise CommandError(f'"{name}": no such program', status=127) from err
+    except subprocess.TimeoutExpired as err:
+        raise CommandError(f'"{name}": no answer in {timeout:g} s', status=-9) from err
+    finished = Finished(done.returncode, done.stdout, done.stderr)
+    if check and done.returncode != 0:
+        tail = done.stderr.decode("utf-8", "replace").strip()[-2000:]
+        last = tail.splitlines()[-1] if tail else ""
+        text = f'"{name}" {ending(done.returncode)}' + (f": {last}" if last else "")
+        raise CommandError(text, status=done.returncode, stderr=tail)
+    return finished
+
+
+def ending(status: int) -> str:
+    """Say in words how a program ended."""
+    if status >= 0:
+        return f"exited with status {status}"
+    try:
+        return f"was killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was killed by signal {-status}"
+
+
+def spawn(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    stdio: tuple[int, int, int],
+    keep: Sequence[int] = (),
+    new_session: bool = False,
+) -> int:
+    """Start a program at an absolute path and give its PID; the caller waits for it.
+
+    `stdio` become its descriptors 0, 1 and 2; each descriptor in `keep` stays open under its own
+    number.  Signals are reset and unblocked.  Raises OSError.
+    """
+    actions: list[tuple[int, int, int]] = []
+    for target, source in enumerate(stdio):
+        actions.append((os.POSIX_SPAWN_DUP2, source, target))
+    actions += [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in keep]
+    return os.posix_spawn(
+        argv[0], list(argv), dict(env), file_actions=actions,
+        setsigdef=_RESET, setsigmask=(), setsid=new_session,
+    )  # fmt: skip
+
+
+def find_program(name: str, path: str = BASE_ENV["PATH"]) -> str | None:
+    """Find an executable along a search path; a name with a slash is taken as it is."""
+    if "/" in name:
+        return name if os.access(name, os.X_OK) else None
+    for directory in path.split(":"):
+        candidate = f"{directory}/{name}"
+        if os.path.isfile(candidate) and os.access(candidate, os.X_OK):
+            return candidate
+    return None
