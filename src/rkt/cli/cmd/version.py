@@ -1,0 +1,36 @@
+"""`rkt version`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from rkt import __version__, const
+
+if TYPE_CHECKING:
+    from rkt.cli.context import Context
+    from rkt.cli.flags import Command, Parsed
+
+    COMMAND: Command
+
+
+def __getattr__(name: str) -> object:
+    if name != "COMMAND":
+        raise AttributeError(name)
+    from rkt.cli.flags import Command
+
+    return Command("version", "", description="Prints the versions of rkt and of what it is made of.")
+
+
+def run(_context: Context | None, _args: Parsed | None) -> int:
+    """Print the version lines."""
+    python = ".".join(str(part) for part in sys.version_info[:3])
+    machine = os.uname()
+    sys.stdout.write(
+        f"rkt Version: {__version__}\n"
+        f"appc Version: {const.APPC_VERSION}\n"
+        f"Python Version: {python}\n"
+        f"Python OS/Arch: {machine.sysname.lower()}/{machine.machine}\n"
+    )
+    return 0

@@ -1,0 +1,94 @@
+"""Settings of one run: global flags and environment, resolved once and passed on explicitly."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from rkt import const
+from rkt.cli.flags import Flag, converted
+from rkt.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rkt.cli.flags import Parsed
+    from rkt.config.insecure import InsecureOptions
+    from rkt.fetch.finder import Finder
+    from rkt.keystore.keys import Keystore
+    from rkt.store.images import Store
+
+GLOBAL_FLAGS = (
+    Flag("debug", "print out more debug information to stderr", kind="bool"),
+    Flag("dir", "rkt data directory", default=const.DATA_DIR),
+    Flag("insecure-options", "comma-separated list of security features to disable. Allowed values: "
+         '"none", "image", "tls", "ondisk", "http", "pubkey", "capabilities", "paths", "seccomp", '
+         '"all-fetch", "all-run", "all"', default="none"),
+    Flag("insecure-skip-verify", "skip image signature and TLS verification (the same as "
+         "--insecure-options=image,tls)", kind="bool"),
+    Flag("local-config", "local configuration directory", default=const.LOCAL_CONFIG_DIR),
+    Flag("system-config", "system configuration directory", default=const.SYSTEM_CONFIG_DIR),
+    Flag("trust-keys-from-https", "automatically trust gpg keys fetched from https", kind="bool"),
+    Flag("user-config", "user configuration directory"),
+    Flag("stage1-image", "image to use as stage1: a path, an https URL or a name", hidden=True),
+    Flag("help", "help for the command", kind="bool", short="h", hidden=True),
+)  # fmt: skip
+
+
+class Context:
+    """The settings of this run and the objects made from them, each made when first asked for."""
+
+    def __init__(self, parsed: Parsed, env: Mapping[str, str]) -> None:
+        self.env = env
+        self.debug = parsed.flag("debug")
+        self.data_dir = self._directory(parsed.string("dir"))
+        self.system_config = parsed.string("system-config")
+        self.local_config = parsed.string("local-config")
+        self.user_config = parsed.string("user-config")
+        self.trust_keys_from_https = parsed.flag("trust-keys-from-https")
+        self.stage1_image = parsed.string("stage1-image")
+        self._insecure_text = parsed.string("insecure-options")
+        self._skip_verify = parsed.flag("insecure-skip-verify")
+        self._insecure: InsecureOptions | None = None
+        self._store: Store | None = None
+
+    @staticmethod
+    def _directory(path: str) -> str:
+        if not path:
+            raise UsageError('"" is not a valid directory')
+        return os.path.realpath(path)
+
+    @property
+    def insecure(self) -> InsecureOptions:
+        """The checks that the user switched off."""
+        if self._insecure is None:
+            from rkt.config.insecure import InsecureOptions
+
+            text = self._insecure_text
+            if self._skip_verify:
+                text = "image,tls" if text == "none" else f"{text},image,tls"
+            options = converted("insecure-options", text, InsecureOptions.parse)
+            assert isinstance(options, InsecureOptions)
+            self._insecure = options
+        return self._insecure
+
+    def store(self) -> Store:
+        """Open the image store of the data directory."""
+        if self._store is None:
+            from rkt.store.images import Store
+
+            self._store = Store(self.data_dir)
+        return self._store
+
+    def keystore(self) -> Keystore:
+        """Open the trusted keys of the configuration directories."""
+        from rkt.keystore.keys import Keystore
+
+        return Keystore(system=self.system_config, local=self.local_config)
+
+    def finder(self, pull_policy: str) -> Finder:
+        """Make the finder of images with this run's checks."""
+        from rkt.fetch.finder import Finder, Options
+
+        options = Options(pull_policy, self.insecure, self.trust_keys_from_https)
+        return Finder(self.store(), self.keystore(), options)

@@ -1,0 +1,182 @@
+"""From argv to an exit code: find the command, load only its module, turn exceptions to text."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from rkt import errors, log
+from rkt.cli.table import COMMANDS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rkt.cli.flags import Command
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command line and give its exit code.  Nothing raised by a command gets past here."""
+    try:
+        return _dispatch(list(argv))
+    except errors.UsageError as err:
+        log.info(errors.describe(err))
+        _help_after(err)
+        return err.exit_code
+    except errors.RktError as err:
+        _report(err)
+        return err.exit_code
+    except KeyboardInterrupt:
+        _die_of_sigint()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return errors.EXIT_FAILURE
+    except OSError as err:
+        # A file or the kernel said no where the code had nothing better to say.
+        _report(err)
+    except Exception as err:  # our bug: never a traceback unless asked for
+        log.info(f"internal error: {type(err).__name__}: {errors.describe(err)}")
+        _trace(err) if log.is_debug() else log.plain("hint: run the command again with --debug")
+    return errors.EXIT_FAILURE
+
+
+def _report(err: BaseException) -> None:
+    log.info(errors.describe(err, debug=log.is_debug()))
+    hint = getattr(err, "hint", None)
+    if hint:
+        log.plain(f"hint: {hint}")
+    if log.is_debug():
+        _trace(err)
+
+
+def _trace(err: BaseException) -> None:
+    import traceback
+
+    log.plain("".join(traceback.format_exception(err)).rstrip())
+
+
+def _die_of_sigint() -> None:
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def _help_after(err: errors.UsageError) -> None:
+    if err.command is None:
+        log.plain("Run 'rkt --help' for usage.")
+        return
+    from rkt.cli import help
+
+    sys.stdout.write(help.of_command(err.command))
+
+
+def _dispatch(argv: list[str]) -> int:
+    if argv == ["version"]:  # answered before anything else is loaded
+        from rkt.cli.cmd import version
+
+        return version.run(None, None)
+    before, name, after = _split(argv)
+    if name is None:
+        return _no_command(before)
+    if name == "help" or "--help" in _flag_words(after) or "-h" in _flag_words(after):
+        return _help(name, after)
+    from importlib import import_module
+
+    entry = COMMANDS[name]
+    module = import_module(f"rkt.cli.cmd.{entry.module}")
+    command: Command = module.COMMAND
+
+    from rkt.cli.context import GLOBAL_FLAGS, Context
+    from rkt.cli.flags import parse
+
+    parsed = parse(command, [*before, *after], GLOBAL_FLAGS)
+    context = Context(parsed, os.environ)
+    log.configure(debug=context.debug)
+    if entry.root and os.geteuid() != 0:
+        raise errors.RktError("cannot run as unprivileged user")
+    status: int = module.run(context, parsed)
+    sys.stdout.flush()
+    return status
+
+
+def _flag_words(words: list[str]) -> list[str]:
+    return words[: words.index("--")] if "--" in words else words
+
+
+def _split(argv: list[str]) -> tuple[list[str], str | None, list[str]]:
+    """Separate global flags, the command's full name and the rest."""
+    index = 0
+    while index < len(argv) and argv[index].startswith("-"):
+        flag = argv[index]
+        index += 1
+        if "=" not in flag and _takes_value(flag):
+            index += 1
+    before, rest = argv[:index], argv[index:]
+    if not rest:
+        return before, None, []
+    name = _resolve(rest[0], list({key.split()[0]: None for key in COMMANDS}))
+    if name in COMMANDS:
+        return before, name, rest[1:]
+    if len(rest) == 1 or rest[1].startswith("-"):
+        return before, "help", [name]
+    children = [key.split()[1] for key in COMMANDS if key.startswith(name + " ")]
+    return before, f"{name} {_resolve(rest[1], children, parent=name)}", rest[2:]
+
+
+def _resolve(word: str, names: list[str], *, parent: str = "") -> str:
+    if word in names:
+        return word
+    matches = [name for name in names if word and name.startswith(word)]
+    if len(matches) == 1:
+        return matches[0]
+    where = f"rkt {parent}".strip()
+    if matches:
+        choices = ", ".join(matches)
+        raise errors.UsageError(f'ambiguous command "{word}" for "{where}": {choices}')
+    raise errors.UsageError(f'unknown command "{word}" for "{where}"')
+
+
+def _takes_value(word: str) -> bool:
+    from rkt.cli.context import GLOBAL_FLAGS
+
+    return any(f"--{flag.name}" == word and flag.bare is None for flag in GLOBAL_FLAGS)
+
+
+def _no_command(before: list[str]) -> int:
+    from rkt.cli import help
+
+    if "--help" in before or "-h" in before:
+        sys.stdout.write(help.of_rkt())
+        return 0
+    if "--version" in before:
+        from rkt.cli.cmd import version
+
+        return version.run(None, None)
+    if before:
+        from rkt.cli.context import GLOBAL_FLAGS
+        from rkt.cli.flags import Command, parse
+
+        parse(Command("", ""), before, GLOBAL_FLAGS)
+    log.info("missing command")
+    sys.stdout.write(help.of_rkt())
+    return errors.EXIT_USAGE_BARE
+
+
+def _help(name: str, after: list[str]) -> int:
+    from rkt.cli import help
+
+    words = [word for word in after if not word.startswith("-")] if name == "help" else []
+    if name == "help" and not words:
+        sys.stdout.write(help.of_rkt())
+        return 0
+    if name == "help":
+        tops = list({key.split()[0]: None for key in COMMANDS})
+        name = _resolve(words[0], tops)
+        children = [key.split()[1] for key in COMMANDS if key.startswith(name + " ")]
+        if name not in COMMANDS and len(words) > 1:
+            name = f"{name} {_resolve(words[1], children, parent=name)}"
+    sys.stdout.write(help.of_command(name))
+    return 0
+
+
