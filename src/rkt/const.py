@@ -5,6 +5,7 @@ from __future__ import annotations
 DATA_DIR = "/var/lib/rkt"
 SYSTEM_CONFIG_DIR = "/usr/lib/rkt"
 LOCAL_CONFIG_DIR = "/etc/rkt"
+LIB_DIR = "/usr/lib/rkt"
 GROUP = "rkt"
 APPC_VERSION = "0.8.11"
 

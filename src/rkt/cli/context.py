@@ -38,8 +38,9 @@ GLOBAL_FLAGS = (
 class Context:
     """The settings of this run and the objects made from them, each made when first asked for."""
 
-    def __init__(self, parsed: Parsed, env: Mapping[str, str]) -> None:
+    def __init__(self, parsed: Parsed, env: Mapping[str, str], *, lib_dir: str) -> None:
         self.env = env
+        self.lib_dir = lib_dir
         self.debug = parsed.flag("debug")
         self.data_dir = self._directory(parsed.string("dir"))
         self.system_config = parsed.string("system-config")

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from rkt import errors, log
+from rkt import const, errors, log
 from rkt.cli.table import COMMANDS
 
 if TYPE_CHECKING:
@@ -15,10 +15,13 @@ if TYPE_CHECKING:
     from rkt.cli.flags import Command
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run one command line and give its exit code.  Nothing raised by a command gets past here."""
+def main(argv: Sequence[str], *, lib_dir: str = const.LIB_DIR) -> int:
+    """Run one command line and give its exit code.  Nothing raised by a command gets past here.
+
+    `lib_dir` is where this installation keeps its own parts (stage1 images); the launcher knows it.
+    """
     try:
-        return _dispatch(list(argv))
+        return _dispatch(list(argv), lib_dir)
     except errors.UsageError as err:
         log.info(errors.describe(err))
         _help_after(err)
@@ -71,7 +74,7 @@ def _help_after(err: errors.UsageError) -> None:
     sys.stdout.write(help.of_command(err.command))
 
 
-def _dispatch(argv: list[str]) -> int:
+def _dispatch(argv: list[str], lib_dir: str) -> int:
     if argv == ["version"]:  # answered before anything else is loaded
         from rkt.cli.cmd import version
 
@@ -91,7 +94,7 @@ def _dispatch(argv: list[str]) -> int:
     from rkt.cli.flags import parse
 
     parsed = parse(command, [*before, *after], GLOBAL_FLAGS)
-    context = Context(parsed, os.environ)
+    context = Context(parsed, os.environ, lib_dir=lib_dir)
     log.configure(debug=context.debug)
     if entry.root and os.geteuid() != 0:
         raise errors.RktError("cannot run as unprivileged user")

@@ -7,20 +7,13 @@ import sys
 from typing import TYPE_CHECKING
 
 from rkt import __version__, const
+from rkt.cli.flags import Command
 
 if TYPE_CHECKING:
     from rkt.cli.context import Context
-    from rkt.cli.flags import Command, Parsed
+    from rkt.cli.flags import Parsed
 
-    COMMAND: Command
-
-
-def __getattr__(name: str) -> object:
-    if name != "COMMAND":
-        raise AttributeError(name)
-    from rkt.cli.flags import Command
-
-    return Command("version", "", description="Prints the versions of rkt and of what it is made of.")
+COMMAND = Command("version", "", description="Prints the versions of rkt and of what it is made of.")
 
 
 def run(_context: Context | None, _args: Parsed | None) -> int:
