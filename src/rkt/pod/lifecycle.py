@@ -7,9 +7,10 @@ keeps the directory open, so that what it reads is this pod's even while it is r
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING
 
-from rkt.errors import AmbiguousName, NotFound, PodStateError, RktError
+from rkt.errors import AmbiguousName, LockedError, NotFound, PodStateError, RktError
 from rkt.linux import atomic, lock
 from rkt.pod import state
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _MAX_FILE = 16 << 20
+_LOCK_ATTEMPTS = 5
 
 
 class Pod:
@@ -56,8 +58,21 @@ class Pod:
             self._relocate()
 
     def lock(self, *, exclusive: bool = True, blocking: bool = False) -> None:
-        """Lock the pod; its place is looked up again after that.  Raises LockedError."""
-        lock.acquire(self.fd, exclusive=exclusive, blocking=blocking, what=f"pod {self.uuid}")
+        """Lock the pod; its place is looked up again after that.  Raises LockedError.
+
+        Somebody who asks for the state holds a shared lock for some microseconds: the first
+        refusals are not believed.
+        """
+        for attempt in range(_LOCK_ATTEMPTS):
+            try:
+                lock.acquire(
+                    self.fd, exclusive=exclusive, blocking=blocking, what=f"pod {self.uuid}"
+                )
+                break
+            except LockedError:
+                if attempt == _LOCK_ATTEMPTS - 1:
+                    raise
+                time.sleep(0.002)
         if not self._is_at(self.where):
             self._relocate()
 

@@ -1,0 +1,66 @@
+"""`rkt enter`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rkt import log
+from rkt.cli.flags import Command, Flag
+from rkt.errors import NotFound, PodStateError, RktError, UsageError
+from rkt.pod import lifecycle, view
+
+if TYPE_CHECKING:
+    from rkt.cli.context import Context
+    from rkt.cli.flags import Parsed
+    from rkt.pod.lifecycle import Pod
+
+COMMAND = Command(
+    "enter",
+    "[--app=APPNAME] UUID [CMD [ARGS ...]]",
+    description="Runs a command inside an app of a running pod; without a command, /bin/bash.",
+    flags=(
+        Flag("app", "name of the app to enter within the specified pod"),
+        Flag("imageid", "image ID, or its beginning, of the app to enter", hidden=True),
+    ),
+    interspersed=False,
+)
+
+
+def run(context: Context, args: Parsed) -> int:
+    """Become a command inside an app."""
+    from rkt.stage0.control import enter
+
+    if not args.words:
+        raise UsageError("a pod UUID is needed", command="enter")
+    pod = lifecycle.find(context.data_dir, args.words[0])
+    if pod.state() != "running":
+        raise PodStateError(f'pod "{pod.uuid}" isn\'t currently running')
+    app = _choose(pod, args)
+    command = args.words[1:]
+    if not command:
+        command = ["/bin/bash"]
+        log.plain(f'No command specified, assuming "{command[0]}"')
+    enter(pod, app, command)
+
+
+def _choose(pod: Pod, args: Parsed) -> str:
+    manifest = view.manifest(pod)
+    names = [app.name for app in manifest.apps]
+    if args.given("app"):
+        name = args.string("app")
+        if name not in names:
+            raise NotFound(f'pod "{pod.uuid}": no app "{name}"',
+                           hint=f"its apps are: {', '.join(names)}")  # fmt: skip
+        return name
+    if args.given("imageid"):
+        wanted = args.string("imageid")
+        names = [app.name for app in manifest.apps if app.image.id.startswith(wanted)]
+        if len(names) == 1:
+            return names[0]
+        raise NotFound(f'pod "{pod.uuid}": {len(names)} apps have an image ID that begins "{wanted}"')
+    if not names:
+        raise RktError("pod contains zero apps")
+    if len(names) > 1:
+        log.plain("Pod contains multiple apps:\n" + "\n".join(f"\t{name}" for name in names))
+        raise RktError('Unable to determine app name: specify app using "rkt enter --app= ..."')
+    return names[0]

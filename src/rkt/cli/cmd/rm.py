@@ -1,0 +1,67 @@
+"""`rkt rm`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rkt import log
+from rkt.cli import output
+from rkt.cli.flags import Command
+from rkt.cli.uuids import UUID_FILE, given_uuids
+from rkt.errors import LockedError, PodStateError, RktError, describe
+from rkt.pod import lifecycle, state
+
+if TYPE_CHECKING:
+    from rkt.cli.context import Context
+    from rkt.cli.flags import Parsed
+    from rkt.pod.lifecycle import Pod
+
+COMMAND = Command(
+    "rm",
+    "--uuid-file=FILE | UUID ...",
+    description="Unlike gc, rm allows users to remove specific pods, without a grace period.",
+    flags=(UUID_FILE,),
+)
+
+
+def run(context: Context, args: Parsed) -> int:
+    """Remove pods that do not run."""
+    failures = 0
+    for uuid in given_uuids(args, "rm"):
+        try:
+            with lifecycle.find(context.data_dir, uuid) as pod:
+                _remove(context, pod)
+                output.line(f'"{pod.uuid}"')
+        except RktError as err:
+            # The others are still to be removed; the exit code tells.
+            log.info(describe(err))
+            failures += 1
+    if failures:
+        raise RktError("failed to remove one or more pods")
+    return 0
+
+
+_BUSY = {
+    state.RUN: "running",
+    state.PREPARE: "being prepared",
+    state.EXITED_GARBAGE: "being deleted",
+    state.PREPARED: "being run",
+}
+
+
+def _remove(context: Context, pod: Pod) -> None:
+    from rkt.stage0.remove import discard
+
+    try:
+        pod.lock()
+    except LockedError as err:
+        raise PodStateError(f'pod "{pod.uuid}" is currently {_BUSY[pod.where]}') from err
+    if pod.where == state.RUN:
+        pod.move(state.EXITED_GARBAGE)
+    elif pod.where == state.PREPARE:
+        log.info(f'moving failed prepare "{pod.uuid}" to garbage')
+        pod.move(state.GARBAGE)
+    elif pod.where == state.PREPARED:
+        log.info(f'moving expired prepared pod "{pod.uuid}" to garbage')
+        pod.move(state.GARBAGE)
+    discard(pod, local_config=context.local_config, debug=context.debug)

@@ -1,0 +1,49 @@
+"""`rkt run`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rkt.cli.flags import Command, Flag
+from rkt.cli.podflags import PREPARE_FLAGS, START_FLAGS, pod_request, preparer, run_request
+from rkt.errors import RktError
+from rkt.pod import state
+
+if TYPE_CHECKING:
+    from rkt.cli.context import Context
+    from rkt.cli.flags import Parsed
+
+COMMAND = Command(
+    "run",
+    "[--volume=name,kind=host,...] [--mount volume=VOL,target=PATH] IMAGE [-- image-args...[---]]...",
+    description="""\
+IMAGE should be a string referencing an image: a hash, a local file on disk, or a URL.
+They will be checked in that order and the first match will be used.
+
+Volumes are made available to the pod via --volume and are mounted where the images'
+manifests say, or where --mount says.
+
+An "image-args" section starts with "--" and ends with "---" or the end of the line:
+rkt run example.com/app1 -- --option1 --- example.com/app2 -- --option2""",
+    flags=(
+        *PREPARE_FLAGS,
+        *START_FLAGS,
+        Flag("uuid-file-save", "write out pod UUID to specified file"),
+    ),
+    images=True,
+)
+
+
+def run(context: Context, args: Parsed) -> int:
+    """Prepare a pod and become its stage1."""
+    from rkt.stage0.prepare import save_uuid
+    from rkt.stage0.run import run as start
+
+    start_request = run_request(context, args)
+    if start_request.interactive and len(args.apps) > 1:
+        raise RktError("interactive option only supports one image")
+    pod = preparer(context, args).prepare(pod_request(context, args))
+    if args.given("uuid-file-save"):
+        save_uuid(args.string("uuid-file-save"), pod.uuid)
+    pod.move(state.RUN)
+    start(pod, start_request)

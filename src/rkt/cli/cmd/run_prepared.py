@@ -1,0 +1,39 @@
+"""`rkt run-prepared`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rkt.cli.flags import Command
+from rkt.cli.podflags import START_FLAGS, run_request
+from rkt.errors import PodStateError, UsageError
+from rkt.pod import lifecycle, state
+
+if TYPE_CHECKING:
+    from rkt.cli.context import Context
+    from rkt.cli.flags import Parsed
+
+COMMAND = Command(
+    "run-prepared",
+    "UUID",
+    description="UUID is the one that \"rkt prepare\" printed, or a unique beginning of it.",
+    flags=START_FLAGS,
+)
+
+
+def run(context: Context, args: Parsed) -> int:
+    """Start a prepared pod: become its stage1."""
+    from rkt.pod.view import app_names
+    from rkt.stage0.run import run as start
+
+    if len(args.words) != 1:
+        raise UsageError("exactly one UUID is needed", command="run-prepared")
+    request = run_request(context, args)
+    pod = lifecycle.find(context.data_dir, args.words[0])
+    pod.lock()
+    if pod.where != state.PREPARED:
+        raise PodStateError(f'pod "{pod.uuid}" is not prepared')
+    if request.interactive and len(app_names(pod)) != 1:
+        raise PodStateError("interactive option only supports pods with one app")
+    pod.move(state.RUN)
+    start(pod, request)

@@ -1,0 +1,94 @@
+"""`rkt status`."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+from rkt.cli import duration, output
+from rkt.cli.flags import FALSE, TRUE, Command, Flag
+from rkt.cli.uuids import UUID_FILE, given_uuid
+from rkt.errors import RktError, UsageError
+from rkt.linux import lock
+from rkt.pod import lifecycle, view
+
+if TYPE_CHECKING:
+    from rkt.cli.context import Context
+    from rkt.cli.flags import Parsed
+    from rkt.pod.lifecycle import Pod
+
+COMMAND = Command(
+    "status",
+    "[--wait] UUID",
+    description="Prints assorted information about a pod such as its state, pid and exit status.",
+    flags=(
+        UUID_FILE,
+        Flag("wait", "wait for the pod to exit: true, false, or how long at most", default="false",
+             bare="true"),
+    ),
+)  # fmt: skip
+
+
+def run(context: Context, args: Parsed) -> int:
+    """Print what is known of a pod, after its end with --wait."""
+    limit = _wait_limit(args.string("wait"))
+    with lifecycle.find(context.data_dir, given_uuid(args, "status")) as pod:
+        if limit != 0:
+            _wait(pod, limit)
+        _print(pod)
+    return 0
+
+
+def _wait_limit(text: str) -> float:
+    """Give the seconds to wait: 0 for not at all, negative for ever."""
+    if text in TRUE:
+        return -1
+    if text in FALSE:
+        return 0
+    try:
+        return duration.parse(text)
+    except ValueError as err:
+        raise UsageError(f'invalid value "{text}" for --wait', command="status") from err
+
+
+class _Timeout(Exception):
+    pass
+
+
+def _wait(pod: Pod, seconds: float) -> None:
+    """Block until the pod's supervisor has let go of its lock."""
+
+    def expire(_signal: int, _frame: object) -> None:
+        raise _Timeout
+
+    if seconds > 0:
+        signal.signal(signal.SIGALRM, expire)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        lock.acquire(pod.fd, exclusive=False)
+        lock.release(pod.fd)
+    except _Timeout:
+        raise RktError(
+            "error waiting for pod to finish: context deadline exceeded"
+        ) from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _print(pod: Pod) -> None:
+    state = pod.state()
+    output.line(f"state={state}")
+    running = state == "running"
+    if running or view.has_ended(state):
+        pid = pod.pid() if running else None
+        output.line(f"pid={-1 if pid is None else pid}")
+        output.line(f"exited={'false' if running else 'true'}")
+        for app, code in pod.exit_codes(view.app_names(pod)).items():
+            output.line(f"{app}={code}")
+    created, started = pod.created(), pod.started()
+    if created is not None:
+        output.line(f"created={output.time_text(created)}")
+    if started is not None:
+        output.line(f"started={output.time_text(started)}")
+    if running or view.has_ended(state):
+        output.line(f"networks={view.networks(pod)}")

@@ -1,0 +1,56 @@
+"""`rkt stop`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rkt import log
+from rkt.cli import output
+from rkt.cli.flags import Command, Flag
+from rkt.cli.uuids import UUID_FILE, given_uuids
+from rkt.errors import PodStateError, RktError, describe
+from rkt.pod import lifecycle, view
+
+if TYPE_CHECKING:
+    from rkt.cli.context import Context
+    from rkt.cli.flags import Parsed
+    from rkt.pod.lifecycle import Pod
+
+COMMAND = Command(
+    "stop",
+    "--uuid-file=FILE | UUID ...",
+    description="Asks the apps of running pods to end; does not wait for it.",
+    flags=(
+        Flag("force", "forced stopping", kind="bool"),
+        UUID_FILE,
+    ),
+)
+
+
+def run(context: Context, args: Parsed) -> int:
+    """Stop pods; those that already ended count as stopped."""
+    failures = 0
+    for uuid in given_uuids(args, "stop"):
+        try:
+            with lifecycle.find(context.data_dir, uuid) as pod:
+                _stop(pod, force=args.flag("force"))
+        except RktError as err:
+            # The others are still to be stopped; the exit code tells.
+            log.info(describe(err))
+            failures += 1
+    if failures:
+        raise RktError(f"failed to stop {failures} pod(s)")
+    return 0
+
+
+def _stop(pod: Pod, *, force: bool) -> None:
+    from rkt.stage0.control import stop
+
+    state = pod.state()
+    if view.has_ended(state):
+        output.line(f'pod "{pod.uuid}" is already stopped')
+        return
+    if state != "running":
+        raise PodStateError(f'pod "{pod.uuid}" is not running')
+    stop(pod, force=force)
+    output.line(f'"{pod.uuid}"')

@@ -1,0 +1,177 @@
+"""Flags that run and prepare share, and what they mean for stage0."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from rkt.cli.flags import Flag, invalid
+from rkt.errors import RktError, UsageError
+from rkt.stage0.prepare import Preparer
+from rkt.stage0.request import AppRequest, PodRequest, RunRequest
+from rkt.stage0.stage1image import Choice
+
+if TYPE_CHECKING:
+    from rkt.cli.context import Context
+    from rkt.cli.flags import Parsed
+
+STAGE1_KINDS = ("url", "path", "name", "hash", "from-dir")
+
+IMAGE_FLAGS = (
+    Flag("pull-policy", 'when to fetch an image: "never", "new" or "update"', default="new"),
+    Flag("store-only", "use only available images in the store", kind="bool",
+         use="--pull-policy=never"),
+    Flag("no-store", "fetch images ignoring the local store", kind="bool",
+         use="--pull-policy=update"),
+    Flag("local", "use only images in the local store", kind="bool", use="--pull-policy=never"),
+)  # fmt: skip
+
+APP_FLAGS = (
+    Flag("annotation", "set the app's annotations (example: '--annotation=foo=bar')", app=True),
+    Flag("caps-remove", "capabilities to remove from the default set (example: "
+         "'--caps-remove=CAP_MKNOD')", app=True),
+    Flag("caps-retain", "the capabilities that the app keeps, replaces the image's set", app=True),
+    Flag("cpu", "cpu limit for the preceding image (example: '--cpu=500m')", app=True),
+    Flag("cpu-shares", "cpu shares of the preceding image, 2 to 262144", app=True),
+    Flag("environment", "set the app's environment variables (example: '--environment=foo=bar')",
+         app=True),
+    Flag("exec", "override the exec command for the preceding image", app=True),
+    Flag("group", "group override for the preceding image (example: '--group=group')", app=True),
+    Flag("memory", "memory limit for the preceding image (example: '--memory=16Mi')", app=True),
+    Flag("mount", "mount point binding a volume to a path within an app (example: "
+         "'--mount volume=NAME,target=PATH')", both=True),
+    Flag("name", "set the name of the app (example: '--name=foo')", app=True),
+    Flag("oom-score-adj", "oom-score-adj of the preceding image, -1000 to 1000", app=True),
+    Flag("readonly-rootfs", "if set, the app's rootfs will be mounted read-only", app=True),
+    Flag("seccomp", "seccomp filter override (example: '--seccomp mode=retain,errno=EPERM,chmod')",
+         app=True),
+    Flag("signature", "local signature file to use in validating the preceding image", app=True),
+    Flag("supplementary-gids", "supplementary group IDs of the preceding image, comma-separated",
+         app=True),
+    Flag("user", "user override for the preceding image (example: '--user=user')", app=True),
+    Flag("user-annotation", "set the app's user annotations (example: '--user-annotation=foo=bar')",
+         app=True),
+    Flag("user-label", "set the app's user labels (example: '--user-label=foo=bar')", app=True),
+    Flag("working-dir", "override the working directory of the preceding image", app=True),
+)  # fmt: skip
+
+PREPARE_FLAGS = (
+    *IMAGE_FLAGS,
+    *APP_FLAGS,
+    Flag("inherit-env", "inherit all environment variables not set by apps", kind="bool"),
+    Flag("no-overlay", "disable overlay filesystem", kind="bool"),
+    Flag("pod-manifest", "the path to the pod manifest. If it's non-empty, then only '--net', "
+         "'--no-overlay' and '--interactive' will have effect"),
+    Flag("set-env", "environment variable to set for all the apps in the form key=value",
+         kind="each"),
+    Flag("set-env-file", "path to an environment variables file", kind="each"),
+    Flag("volume", "volumes to make available in the pod", kind="each"),
+    *(Flag(f"stage1-{kind}", f"{kind.replace('-', ' ')} of an image to use as stage1")
+      for kind in STAGE1_KINDS),
+)  # fmt: skip
+
+START_FLAGS = (
+    Flag("hostname", "pod's hostname. If empty, it will be \"rkt-$PODUUID\""),
+    Flag("interactive", "run pod interactively. If true, only one image may be supplied",
+         kind="bool"),
+    Flag("mds-register", "register pod with metadata service", kind="bool", default="auto"),
+    Flag("register-mds", "register pod with metadata service", kind="bool", hidden=True),
+    Flag("net", "configure the pod's networking: host or none", default="host", bare="default"),
+    Flag("private-net", "give the pod a network of its own", bare="default", hidden=True),
+)  # fmt: skip
+
+
+def pull_policy(args: Parsed) -> str:
+    """Give the pull policy, in its own or one of the deprecated spellings."""
+    never = args.flag("store-only") or args.flag("local")
+    update = args.flag("no-store")
+    if never and update:
+        raise RktError("both --store-only and --no-store specified")
+    if never:
+        return "never"
+    policy = "update" if update else args.string("pull-policy")
+    if policy not in ("never", "new", "update"):
+        raise invalid("pull-policy", policy, 'must be "never", "new" or "update"')
+    return policy
+
+
+def pod_request(context: Context, args: Parsed) -> PodRequest:
+    """Read the flags of a pod to prepare; raises UsageError or RktError on what contradicts."""
+    manifest = args.string("pod-manifest")
+    conflicting = ("volume", "mount", "inherit-env", "set-env", "set-env-file", "pull-policy",
+                   "store-only", "no-store", "local")  # fmt: skip
+    if manifest and (args.apps or any(args.given(name) for name in conflicting)):
+        raise RktError("conflicting flags set with --pod-manifest (see --help)")
+    if not manifest and not args.apps:
+        raise RktError("must provide at least one image or specify the pod manifest",
+                       hint="rkt help run")  # fmt: skip
+    return PodRequest(
+        [AppRequest(app.image, app.args, app.flags) for app in args.apps],
+        volumes=args.all("volume"),
+        mounts=args.all("mount"),
+        explicit_env=_explicit_env(args.all("set-env")),
+        env_files=args.all("set-env-file"),
+        inherited_env=dict(context.env) if args.flag("inherit-env") else {},
+        no_overlay=args.flag("no-overlay"),
+        pod_manifest=manifest,
+    )
+
+
+def _explicit_env(values: list[str]) -> list[tuple[str, str]]:
+    pairs: dict[str, str] = {}
+    for value in values:
+        key, equals, text = value.partition("=")
+        if not equals or not key:
+            raise invalid("set-env", value, "must be specified as key=value")
+        if key in pairs:
+            raise invalid("set-env", value, f'key "{key}" already set')
+        pairs[key] = text
+    return list(pairs.items())
+
+
+def preparer(context: Context, args: Parsed) -> Preparer:
+    """Make the preparer of pods with this run's settings."""
+    return Preparer(
+        context.store(), context.finder(pull_policy(args)),
+        data_dir=context.data_dir, stage1_images=f"{context.lib_dir}/stage1-images",
+        stage1=_stage1(context, args),
+    )  # fmt: skip
+
+
+def _stage1(context: Context, args: Parsed) -> Choice:
+    given = [kind for kind in STAGE1_KINDS if args.given(f"stage1-{kind}")]
+    if context.stage1_image:
+        given.append("image")
+    if len(given) > 1:
+        first, second = given[:2]
+        raise UsageError(f"flags --stage1-{first} and --stage1-{second} are mutually exclusive")
+    if not given:
+        return Choice()
+    if given == ["image"]:
+        return Choice("image", context.stage1_image)
+    values = args.values[f"stage1-{given[0]}"]
+    if len(values) > 1:
+        raise UsageError(f"--stage1-{given[0]} already used")
+    return Choice(given[0], values[0])
+
+
+def run_request(context: Context, args: Parsed) -> RunRequest:
+    """Read the flags of a pod to start."""
+    net = args.string("private-net") if args.given("private-net") else args.string("net")
+    if net not in ("host", "none"):
+        raise RktError(f'network "{net}": this version of rkt only knows the networks "host" and '
+                       '"none"', hint="leave --net and --private-net out to use the host's network")  # fmt: skip
+    if args.flag("mds-register") or args.flag("register-mds"):
+        raise RktError("could not reach the metadata service.",
+                       hint="run the pod with --mds-register=false")  # fmt: skip
+    insecure = context.insecure
+    return RunRequest(
+        net=net,
+        interactive=args.flag("interactive"),
+        hostname=args.string("hostname"),
+        local_config=os.path.abspath(context.local_config),
+        debug=context.debug,
+        disable_capabilities=insecure.capabilities,
+        disable_paths=insecure.paths,
+        disable_seccomp=insecure.seccomp,
+    )

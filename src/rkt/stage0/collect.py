@@ -1,0 +1,85 @@
+"""Garbage collection of pods (rkt-internals section 11)."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from rkt.errors import LockedError, NotFound, RktError
+from rkt.pod import lifecycle, state
+from rkt.stage0 import remove
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rkt.pod.lifecycle import Pod
+
+
+class Collector:
+    """One pass over the pods of a data directory.
+
+    `moved(text)` and `deleted(text)` are told what happens; `failed(text)` what could not be done.
+    """
+
+    def __init__(
+        self,
+        data_dir: str,
+        *,
+        local_config: str,
+        moved: Callable[[str], None],
+        deleted: Callable[[str], None],
+        failed: Callable[[str], None],
+        debug: bool = False,
+    ) -> None:
+        self._data_dir = data_dir
+        self._local_config = local_config
+        self._moved = moved
+        self._deleted = deleted
+        self._failed = failed
+        self._debug = debug
+
+    def mark(self) -> None:
+        """Move exited pods to exited-garbage, and failed preparations to garbage."""
+        for pod in self._idle(state.RUN):
+            self._moved(f'Moving pod "{pod.uuid}" to garbage')
+            pod.move(state.EXITED_GARBAGE)
+        for where in (state.EMBRYO, state.PREPARE):
+            for pod in self._idle(where):
+                self._moved(f'Moving failed prepare "{pod.uuid}" to garbage')
+                pod.move(state.GARBAGE)
+
+    def expire_prepared(self, seconds: float) -> None:
+        """Move prepared pods that were not run for that long to garbage."""
+        for pod in self._idle(state.PREPARED):
+            if os.fstat(pod.fd).st_ctime + seconds <= time.time():
+                self._moved(f'Moving expired prepared pod "{pod.uuid}" to garbage')
+                pod.move(state.GARBAGE)
+
+    def sweep(self, seconds: float, text: str) -> None:
+        """Delete exited pods that were marked that long ago, and all other garbage."""
+        for pod in self._idle(state.EXITED_GARBAGE):
+            if pod.marked() / 1e9 + seconds <= time.time():
+                self._delete(pod)
+            else:
+                self._moved(f'pod "{pod.uuid}" not removed: still within grace period ({text})')
+        for pod in self._idle(state.GARBAGE):
+            self._delete(pod)
+
+    def _delete(self, pod: Pod) -> None:
+        self._deleted(f'Garbage collecting pod "{pod.uuid}"')
+        try:
+            remove.discard(pod, local_config=self._local_config, debug=self._debug)
+        except (RktError, OSError) as err:
+            # One pod that cannot be deleted must not keep the others; it stays for the next pass.
+            self._failed(f'unable to remove pod "{pod.uuid}": {err}')
+
+    def _idle(self, where: str) -> Iterator[Pod]:
+        """Lock and yield each pod that nobody is using and that is still in that directory."""
+        for pod in lifecycle.every(self._data_dir, (where,)):
+            try:
+                pod.lock()
+            except (LockedError, NotFound):
+                continue
+            if pod.where == where:
+                yield pod

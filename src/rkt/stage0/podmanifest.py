@@ -1,0 +1,237 @@
+"""The pod manifest: from images and flags, or from a file."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from rkt.errors import RktError, SchemaError
+from rkt.schema.image import Annotation, App, EnvVar, check_labels
+from rkt.schema.pod import (
+    Mount,
+    PodManifest,
+    RuntimeApp,
+    RuntimeImage,
+    decode_pod_manifest,
+)
+from rkt.schema.textual import parse_mount, parse_volume
+from rkt.schema.types import parse_ac_name, parse_bool, sanitize_ac_name
+from rkt.stage0.overrides import isolators
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import TypeVar
+
+    from rkt.fetch.finder import Finder
+    from rkt.schema.image import ImageManifest
+    from rkt.schema.pod import Volume
+    from rkt.stage0.request import AppRequest, PodRequest
+    from rkt.store.images import ImageRecord, Store
+
+    T = TypeVar("T")
+
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z_0-9.-]*")
+_MAX_FILE = 16 << 20
+
+
+class Image:
+    """A stored image that will run as an app: its record and its manifest."""
+
+    __slots__ = ("manifest", "record")
+
+    def __init__(self, record: ImageRecord, manifest: ImageManifest) -> None:
+        self.record = record
+        self.manifest = manifest
+
+
+def build(request: PodRequest, images: Sequence[Image]) -> PodManifest:
+    """Make the manifest of a pod from what the command line says; raises RktError or SchemaError."""
+    volumes = tuple(_flag("volume", text, parse_volume) for text in request.volumes)
+    general = tuple(_flag("mount", text, parse_mount) for text in request.mounts)
+    names: set[str] = set()
+    apps = []
+    for app, image in zip(request.apps, images, strict=True):
+        name = _app_name(app, image.manifest)
+        if name in names:
+            raise RktError(f"error: multiple apps with name {name}",
+                           hint=f"give one of them another name: --name=NAME after its image")  # noqa: F541
+        names.add(name)
+        apps.append(_runtime_app(name, request, app, image, general))
+    _check_mounts(apps, volumes)
+    return PodManifest.create(tuple(apps), volumes=volumes)
+
+
+def _flag(name: str, text: str, parse: Callable[[str], T]) -> T:
+    try:
+        return parse(text)
+    except (SchemaError, ValueError) as err:
+        raise RktError(f'invalid value in --{name} flag "{text}"') from err
+
+
+def _app_name(app: AppRequest, manifest: ImageManifest) -> str:
+    given = app.last("name")
+    if given is not None:
+        return _flag("name", given, parse_ac_name)
+    return sanitize_ac_name(manifest.name.rpartition("/")[2])
+
+
+def _check_platform(image: Image) -> None:
+    for label in ("os", "arch"):
+        if image.manifest.label(label) is None:
+            raise RktError(f'image "{image.manifest.name}": missing {label} label in the image '
+                           "manifest")  # fmt: skip
+
+
+def _runtime_app(
+    name: str, request: PodRequest, app: AppRequest, image: Image, general: tuple[Mount, ...]
+) -> RuntimeApp:
+    _check_platform(image)
+    own = tuple(_flag("mount", text, parse_mount) for text in app.flags.get("mount", ()))
+    mounts: dict[str, Mount] = {}
+    for mount in (*own, *general):
+        mounts.setdefault(os.path.normpath(mount.path), mount)
+    readonly = app.last("readonly-rootfs")
+    return RuntimeApp(
+        name=name,
+        image=_runtime_image(image),
+        app=_app_section(request, app, image.manifest),
+        read_only_root_fs=_flag("readonly-rootfs", readonly, parse_bool) if readonly else False,
+        mounts=tuple(mounts.values()),
+        annotations=tuple(
+            Annotation(key, value) for key, value in _pairs(app, "annotation").items()
+        ),
+    )
+
+
+def _runtime_image(image: Image) -> RuntimeImage:
+    manifest = image.manifest
+    check_labels(manifest.labels)
+    return RuntimeImage(name=manifest.name, id=image.record.key, labels=manifest.labels)
+
+
+def _app_section(request: PodRequest, app: AppRequest, manifest: ImageManifest) -> App:
+    base = manifest.app
+    command = app.last("exec")
+    if base is None:
+        if command is None:
+            raise RktError(f"error: image {manifest.name} has no app section and --exec argument is "
+                           "not provided", hint="add --exec=PROGRAM after the image")  # fmt: skip
+        base = App(user=str(os.getuid()), group=str(os.getgid()))
+    exec_ = (command,) if command is not None else base.exec
+    gids = [
+        _flag("supplementary-gids", item, _gid)
+        for text in app.flags.get("supplementary-gids", ())
+        for item in text.split(",")
+    ]
+    try:
+        return msgspec.structs.replace(
+            base,
+            exec=(*exec_, *app.args),
+            user=app.last("user") or base.user,
+            group=app.last("group") or base.group,
+            supplementary_gids=tuple(gids) or base.supplementary_gids,
+            working_directory=app.last("working-dir") or base.working_directory,
+            environment=_environment(request, app, base),
+            isolators=isolators(app, base.isolators),
+            user_annotations={**base.user_annotations, **_pairs(app, "user-annotation")},
+            user_labels={**base.user_labels, **_pairs(app, "user-label")},
+        )
+    except SchemaError as err:
+        raise RktError(f'image "{manifest.name}": cannot apply the flags') from err
+
+
+def _gid(text: str) -> int:
+    if not text.isdigit():
+        raise ValueError("--supplementary-gids must be integers")
+    return int(text)
+
+
+def _pairs(app: AppRequest, name: str) -> dict[str, str]:
+    pairs = {}
+    for text in app.flags.get(name, ()):
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise RktError(f'invalid format of --{name} flag "{text}"')
+        pairs[key] = value
+    return pairs
+
+
+def _environment(request: PodRequest, app: AppRequest, base: App) -> tuple[EnvVar, ...]:
+    """Merge the sources of the environment, later ones win.
+
+    Inherited, image, --environment, --set-env-file, --set-env: the seed's order with v1.30's two
+    further flags where its code has them.
+    """
+    merged = {
+        name: value for name, value in request.inherited_env.items() if _ENV_NAME.fullmatch(name)
+    }
+    merged.update((item.name, item.value) for item in base.environment)
+    merged.update(_pairs(app, "environment"))
+    merged.update(env_files(request.env_files))
+    merged.update(request.explicit_env)
+    return tuple(EnvVar(name, value) for name, value in merged.items())
+
+
+def env_files(paths: Sequence[str]) -> dict[str, str]:
+    """Read environment files: name=value lines, `#` and `;` begin comments, no quoting."""
+    merged: dict[str, str] = {}
+    for path in paths:
+        text = _read(path, "environment variables file").decode("utf-8", "surrogateescape")
+        for line in text.split("\n"):
+            if not line or line[0] in "#;":
+                continue
+            name, equals, value = line.partition("=")
+            if not equals or not name:
+                raise RktError(f'environment variable must be specified as name=value (file "{path}")')
+            if name in merged:
+                raise RktError(f'environment variable "{name}" already set (file "{path}")')
+            merged[name] = value
+    return merged
+
+
+def _read(path: str, what: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_MAX_FILE + 1)
+    except OSError as err:
+        raise RktError(f"cannot read the {what}") from err
+    if len(data) > _MAX_FILE:
+        raise RktError(f'{what} "{path}" is larger than {_MAX_FILE} bytes')
+    return data
+
+
+def _check_mounts(apps: Sequence[RuntimeApp], volumes: Sequence[Volume]) -> None:
+    known = {volume.name for volume in volumes}
+    for app in apps:
+        for mount in app.mounts:
+            if mount.app_volume is None and mount.volume not in known:
+                raise RktError(f'dangling mount point "{mount.path}": volume "{mount.volume}" not found')
+
+
+def read(path: str, store: Store, finder: Finder) -> tuple[PodManifest, list[Image]]:
+    """Read a pod manifest from a file; its images must be in the store and trusted.
+
+    An app without an app section gets its image's.
+    """
+    where = f'pod manifest "{path}"'
+    manifest = decode_pod_manifest(_read(path, "pod manifest"), where)
+    if not manifest.apps:
+        raise RktError(f"{where}: pod must contain at least one application")
+    apps, images = [], []
+    for app in manifest.apps:
+        record = finder.require_trusted(store.get(store.resolve(app.image.id)))
+        image = Image(record, store.manifest(record.key))
+        _check_platform(image)
+        section = app.app or image.manifest.app
+        if section is None:
+            raise RktError(f'{where}: app "{app.name}": no app section in the pod manifest or the '
+                           "image manifest")  # fmt: skip
+        reference = RuntimeImage(name=app.image.name or image.manifest.name, id=record.key,
+                                 labels=app.image.labels or image.manifest.labels)  # fmt: skip
+        apps.append(msgspec.structs.replace(app, app=section, image=reference))
+        images.append(image)
+    _check_mounts(apps, manifest.volumes)
+    return msgspec.structs.replace(manifest, apps=tuple(apps)), images

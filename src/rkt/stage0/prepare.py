@@ -1,0 +1,146 @@
+"""Make a pod: manifest, app roots and stage1, up to the point where it could be started."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rkt import log
+from rkt.errors import RktError
+from rkt.image import render
+from rkt.linux import atomic, lock, mounts
+from rkt.pod import lifecycle
+from rkt.schema import codec
+from rkt.stage0 import podmanifest, stage1image
+from rkt.stage0.remove import remove
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rkt.fetch.finder import Finder
+    from rkt.pod.lifecycle import Pod
+    from rkt.stage0.podmanifest import Image
+    from rkt.stage0.request import PodRequest
+    from rkt.store.images import ImageRecord, Store
+
+
+class Preparer:
+    """Prepares pods of one data directory from images that a finder finds."""
+
+    def __init__(
+        self, store: Store, finder: Finder, *, data_dir: str, stage1_images: str,
+        stage1: stage1image.Choice,
+    ) -> None:  # fmt: skip
+        self._store = store
+        self._finder = finder
+        self._data_dir = data_dir
+        self._stage1_images = stage1_images
+        self._stage1 = stage1
+
+    def prepare(self, request: PodRequest) -> Pod:
+        """Prepare a pod and give it locked, in state preparing; the caller moves it on.
+
+        Every image is verified and unpacked before the pod's directory is made.  After a failure
+        nothing of the pod is left.
+        """
+        with self._holding_images():
+            stage1 = stage1image.find(
+                self._store, self._finder, self._stage1, self._stage1_images
+            )
+            if request.pod_manifest:
+                manifest, images = podmanifest.read(request.pod_manifest, self._store, self._finder)
+            else:
+                images = [self._image(app.image, app.last("signature")) for app in request.apps]
+                manifest = podmanifest.build(request, images)
+            pod = lifecycle.create(self._data_dir)
+            try:
+                self._fill(pod, stage1, [app.name for app in manifest.apps], images,
+                           overlay=self._use_overlay(request))  # fmt: skip
+                atomic.write_file(f"{pod.path}/pod", codec.encode(manifest), mode=0o640,
+                                  durable=False)  # fmt: skip
+            except BaseException:
+                remove(pod)
+                pod.close()
+                raise
+        return pod
+
+    def _image(self, address: str, signature: str | None) -> Image:
+        found = self._finder.find(address, signature=signature)
+        record = self._finder.require_trusted(found)
+        return podmanifest.Image(record, self._store.manifest(record.key))
+
+    @contextmanager
+    def _holding_images(self) -> Iterator[None]:
+        """Keep `image gc` and `image rm` away until the pod's files name what it uses."""
+        directory = f"{self._data_dir}/locks"
+        os.makedirs(directory, mode=0o750, exist_ok=True)
+        fd = lock.open_dir(directory)
+        try:
+            lock.acquire(fd, exclusive=False, what=directory)
+            yield
+        finally:
+            os.close(fd)
+
+    def _use_overlay(self, request: PodRequest) -> bool:
+        if request.no_overlay:
+            return False
+        obstacle = mounts.overlay_obstacle(self._data_dir)
+        if obstacle:
+            log.info(f'disabling overlay support: "{obstacle}"')
+        return obstacle is None
+
+    def _fill(
+        self, pod: Pod, stage1: ImageRecord, names: list[str], images: list[Image], *, overlay: bool
+    ) -> None:
+        stage1_tree = render.render(self._store, stage1.key)
+        os.makedirs(f"{pod.path}/stage1/rootfs", mode=0o755)
+        _write(pod, "stage1/manifest", self._store.manifest_bytes(stage1.key))
+        _write(pod, "stage1TreeStoreID", f"{stage1_tree.id}\n".encode())
+        upper = f"overlay/{stage1_tree.id}/upper" if overlay else "stage1/rootfs"
+        if overlay:
+            os.makedirs(f"{pod.path}/{upper}", mode=0o755)
+            os.makedirs(f"{pod.path}/overlay/{stage1_tree.id}/work", mode=0o755)
+            _write(pod, "overlay-prepared", b"")
+        else:
+            render.copy_tree(stage1_tree.rootfs, f"{pod.path}/stage1/rootfs")
+        os.makedirs(f"{pod.path}/{upper}/rkt/status", mode=0o755, exist_ok=True)
+        os.makedirs(f"{pod.path}/appsinfo", mode=0o755)
+        for name, image in zip(names, images, strict=True):
+            self._fill_app(pod, name, image, upper=upper, overlay=overlay)
+
+    def _fill_app(self, pod: Pod, name: str, image: Image, *, upper: str, overlay: bool) -> None:
+        tree = render.render(self._store, image.record.key)
+        os.mkdir(f"{pod.path}/appsinfo/{name}", 0o755)
+        _write(pod, f"appsinfo/{name}/manifest", self._store.manifest_bytes(image.record.key))
+        rootfs = f"{pod.path}/{upper}/opt/stage2/{name}/rootfs"
+        os.makedirs(rootfs, mode=0o755, exist_ok=True)
+        if overlay:
+            os.makedirs(f"{pod.path}/overlay/{tree.id}/upper/{name}", mode=0o755)
+            os.makedirs(f"{pod.path}/overlay/{tree.id}/work/{name}", mode=0o755)
+            _same_top(tree.rootfs, f"{pod.path}/overlay/{tree.id}/upper/{name}")
+            _write(pod, f"appsinfo/{name}/treeStoreID", f"{tree.id}\n".encode())
+        else:
+            render.copy_tree(tree.rootfs, rootfs)
+
+
+def _same_top(source: str, target: str) -> None:
+    """Give an overlay's upper directory the mode and owner of the root that it covers."""
+    found = os.stat(source)
+    os.chown(target, found.st_uid, found.st_gid)
+    os.chmod(target, found.st_mode & 0o7777)
+
+
+def _write(pod: Pod, name: str, data: bytes) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    with os.fdopen(os.open(name, flags, 0o644, dir_fd=pod.fd), "wb") as file:
+        file.write(data)
+
+
+def save_uuid(path: str, uuid: str) -> None:
+    """Write the UUID of a pod to the file that the caller asked for, without a newline."""
+    try:
+        with open(path, "w", encoding="ascii") as file:
+            file.write(uuid)
+    except OSError as err:
+        raise RktError(f'cannot save the UUID of the pod to "{path}"') from err

@@ -1,0 +1,61 @@
+"""Take a pod away: its mounts, its stage1, then the rest."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from rkt import log
+from rkt.errors import RktError
+from rkt.linux import mounts, proc, tree
+from rkt.pod import state
+from rkt.stage0.entrypoint import Stage1
+
+if TYPE_CHECKING:
+    from rkt.pod.lifecycle import Pod
+
+
+def clean_up(pod: Pod, *, local_config: str, debug: bool = False) -> None:
+    """Let the pod's own stage1 release what it holds on the host (cgroups, networks, journals).
+
+    Failures are reported and do not stop the removal (rkt-internals section 11).
+    """
+    try:
+        stage1 = Stage1(pod)
+        program = stage1.program("gc")
+    except RktError as err:
+        log.warning(f'pod "{pod.uuid}": stage1 cannot clean up: {err.message}')
+        return
+    argv = [program, *(["--debug"] if debug else [])]
+    if stage1.interface >= 5:
+        argv += ["--local-config", local_config]
+    done = proc.run([*argv, pod.uuid], cwd=pod.path, check=False)
+    text = done.stderr.decode("utf-8", "replace").rstrip()
+    if text:
+        log.plain(text)
+    if done.status != 0:
+        log.warning(f'pod "{pod.uuid}": stage1 gc {proc.ending(done.status)}')
+
+
+def remove(pod: Pod) -> None:
+    """Unmount everything below the pod's directory and delete it; the caller holds the lock.
+
+    Raises RktError if something stays mounted: then nothing below it is deleted.
+    """
+    stuck = mounts.detach_below(pod.path)
+    if stuck:
+        raise RktError(f'pod "{pod.uuid}": cannot unmount "{stuck[0]}"')
+    parent = os.open(f"{pod.pods_dir}/{pod.where}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        # The manifest goes last: what is left after a kill still tells what it was.
+        tree.remove(pod.fd, "stage1")
+        tree.remove(parent, pod.uuid)
+    finally:
+        os.close(parent)
+
+
+def discard(pod: Pod, *, local_config: str, debug: bool = False) -> None:
+    """Delete a pod that ended or never ran, whatever it left behind."""
+    if pod.where in (state.RUN, state.EXITED_GARBAGE):
+        clean_up(pod, local_config=local_config, debug=debug)
+    remove(pod)

@@ -1,0 +1,90 @@
+"""What a caller asks of stage0: plain values, made by the command line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+class AppRequest:
+    """An image to run as an app: its address, arguments, and per-app flags (name -> values)."""
+
+    __slots__ = ("args", "flags", "image")
+
+    def __init__(self, image: str, args: Sequence[str], flags: Mapping[str, Sequence[str]]) -> None:
+        self.image = image
+        self.args = list(args)
+        self.flags = flags
+
+    def last(self, name: str) -> str | None:
+        """Give the value of a flag that was given last."""
+        values = self.flags.get(name)
+        return values[-1] if values else None
+
+
+class PodRequest:
+    """A pod to prepare: its apps and what holds for all of them.
+
+    `explicit_env` are (name, value) of --set-env, `env_files` of --set-env-file in order;
+    `inherited_env` is the caller's environment, empty unless asked for.
+    """
+
+    __slots__ = (
+        "apps", "env_files", "explicit_env", "inherited_env", "mounts", "no_overlay",
+        "pod_manifest", "ports", "volumes",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        apps: Sequence[AppRequest],
+        *,
+        volumes: Sequence[str] = (),
+        mounts: Sequence[str] = (),
+        ports: Sequence[str] = (),
+        explicit_env: Sequence[tuple[str, str]] = (),
+        env_files: Sequence[str] = (),
+        inherited_env: Mapping[str, str] | None = None,
+        no_overlay: bool = False,
+        pod_manifest: str = "",
+    ) -> None:
+        self.apps = list(apps)
+        self.volumes = list(volumes)
+        self.mounts = list(mounts)
+        self.ports = list(ports)
+        self.explicit_env = list(explicit_env)
+        self.env_files = list(env_files)
+        self.inherited_env = dict(inherited_env or {})
+        self.no_overlay = no_overlay
+        self.pod_manifest = pod_manifest
+
+
+class RunRequest:
+    """How to start a prepared pod: what stage1 is told on its command line."""
+
+    __slots__ = (
+        "debug", "disable_capabilities", "disable_paths", "disable_seccomp", "hostname",
+        "interactive", "local_config", "net",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        net: str = "host",
+        interactive: bool = False,
+        hostname: str = "",
+        local_config: str = "",
+        debug: bool = False,
+        disable_capabilities: bool = False,
+        disable_paths: bool = False,
+        disable_seccomp: bool = False,
+    ) -> None:
+        self.net = net
+        self.interactive = interactive
+        self.hostname = hostname
+        self.local_config = local_config
+        self.debug = debug
+        self.disable_capabilities = disable_capabilities
+        self.disable_paths = disable_paths
+        self.disable_seccomp = disable_seccomp

@@ -1,0 +1,106 @@
+"""Start a prepared pod: mount its roots and become stage1."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from rkt import const, log
+from rkt.errors import KernelError, RktError
+from rkt.linux import mounts
+from rkt.pod import state
+from rkt.stage0.entrypoint import Stage1
+
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from rkt.pod.lifecycle import Pod
+    from rkt.stage0.request import RunRequest
+
+STAGE2 = "stage1/rootfs/opt/stage2"
+
+
+def run(pod: Pod, request: RunRequest) -> NoReturn:
+    """Replace this process by the pod's stage1.  The caller holds the pod's lock in state `run`.
+
+    Raises RktError if that cannot be done; the pod is then an exited one, which gc takes away.
+    """
+    assert pod.where == state.RUN
+    stage1 = Stage1(pod)
+    os.chdir(pod.path)
+    if pod.exists("overlay-prepared"):
+        if stage1.private_mounts:
+            mounts.leave_host_mounts()
+        _mount_roots(pod)
+    argv = arguments(stage1, request, pod.uuid)
+    os.set_inheritable(pod.fd, True)
+    environment = dict(os.environ)
+    environment[const.LOCK_FD_ENV] = str(pod.fd)
+    environment[const.SELINUX_CONTEXT_ENV] = ""
+    environment[const.SELINUX_MOUNT_CONTEXT_ENV] = ""
+    sys.stdout.flush()
+    log.debug(f"starting stage1: {' '.join(argv)}")
+    try:
+        os.execve(argv[0], argv, environment)
+    except OSError as err:
+        raise KernelError("cannot execute the run program of stage1", err, argv[0]) from err
+
+
+def arguments(stage1: Stage1, request: RunRequest, uuid: str) -> list[str]:
+    """Give the argv of the run entrypoint in the order of the contract."""
+    program = f"{stage1.pod.path}/stage1/rootfs" + os.path.normpath(
+        "/" + (stage1.manifest.annotation(const.STAGE1_PREFIX + "run") or "")
+    )
+    if not os.path.isfile(program):
+        raise RktError(f'stage1 image "{stage1.manifest.name}": entrypoint "run" not found')
+    argv = [program]
+    if request.debug:
+        argv.append("--debug")
+    argv.append(f"--net={request.net}")
+    if request.interactive:
+        argv.append("--interactive")
+    if request.local_config:
+        argv.append(f"--local-config={request.local_config}")
+    if request.hostname:
+        if stage1.interface >= 2:
+            argv.append(f"--hostname={request.hostname}")
+        else:
+            log.warning("--hostname option is not supported by stage1")
+    if stage1.interface >= 4:
+        argv.append("--dns-conf-mode=resolv=default,hosts=default")
+    if stage1.interface >= 3:
+        if request.disable_capabilities:
+            argv.append("--disable-capabilities-restriction")
+        if request.disable_paths:
+            argv.append("--disable-paths")
+        if request.disable_seccomp:
+            argv.append("--disable-seccomp")
+    argv.append(uuid)
+    return argv
+
+
+def _mount_roots(pod: Pod) -> None:
+    stage1_tree = _tree_of(pod, "stage1TreeStoreID")
+    _mount(stage1_tree, "", "stage1/rootfs")
+    for app in sorted(os.listdir("appsinfo")):
+        tree = _tree_of(pod, f"appsinfo/{app}/treeStoreID")
+        target = f"{STAGE2}/{app}/rootfs"
+        os.makedirs(target, exist_ok=True)
+        _mount(tree, f"/{app}", target)
+
+
+def _tree_of(pod: Pod, name: str) -> str:
+    tree = pod.read_text(name)
+    if not tree or "/" in tree:
+        raise RktError(f'pod "{pod.uuid}": file "{name}" is missing or damaged')
+    return tree
+
+
+def _mount(tree: str, app: str, target: str) -> None:
+    lower = f"../../../cas/tree/{tree}/rootfs"
+    upper, work = f"overlay/{tree}/upper{app}", f"overlay/{tree}/work{app}"
+    if not os.path.isdir(lower):
+        raise RktError(f'tree "{tree}" is not in the store',
+                       hint="fetch the image again, then prepare the pod again")  # fmt: skip
+    mounts.mount_overlay(lower, upper, work, target)
