@@ -58,6 +58,9 @@ def decode(
         raise SchemaError(f"{where}: {_utf8_text(data)}") from None
     except RecursionError:
         raise SchemaError(f"{where}: document is nested too deeply") from None
+    except ArithmeticError:
+        # decimal: an exponent of more than 18 digits
+        raise SchemaError(f"{where}: number out of range") from None
 
 
 def convert(value: JSON, kind: type[T], where: str) -> T:

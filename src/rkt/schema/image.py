@@ -105,11 +105,12 @@ class EventHandler(msgspec.Struct, frozen=True):
             reject_nul(word, "exec")
 
 
-class MountPoint(msgspec.Struct, frozen=True, rename={"read_only": "readOnly"}):
+class MountPoint(msgspec.Struct, frozen=True, omit_defaults=True, rename={"read_only": "readOnly"}):
     """A place in the image's file system that a volume is meant for."""
 
     name: ACName
-    path: str = ""
+    # The factories here and below keep a key in the output whatever its value, as the reference.
+    path: str = field(default_factory=lambda: "")
     read_only: bool = False
 
     def __post_init__(self) -> None:
@@ -149,7 +150,6 @@ class App(
 ):
     """How to run an image: the `app` object of image and pod manifests."""
 
-    # The factory keeps `exec` in the output when it is empty, as the reference does.
     exec: tuple[str, ...] = field(default_factory=lambda: ())
     event_handlers: tuple[EventHandler, ...] = ()
     user: str = ""
@@ -239,9 +239,8 @@ class ImageManifest(
             raise BadValue("name must be set")
         check_labels(self.labels)
         check_annotations(self.annotations)
+        # The reference takes relative paths too, and joins them to the rootfs.
         for path in self.path_whitelist:
-            if not path.startswith("/"):
-                raise BadValue(f"pathWhitelist: {quote(path)} must be an absolute path")
             reject_nul(path, "pathWhitelist")
 
     @classmethod

@@ -278,7 +278,7 @@ def _selinux(name: str, value: JSON) -> SELinuxContext:
 def _ranged(name: str, value: JSON, low: int, high: int) -> int:
     number = _number(name, value)
     if not low <= number <= high:
-        raise BadValue(f"{name} must be between {low} and {high}, got {number}")
+        raise BadValue(f"{name} must be between {low} and {high}, got {str(number)[:32]}")
     return number
 
 

@@ -220,17 +220,13 @@ class Quantity:
     @classmethod
     def parse(cls, text: str) -> Quantity:
         """Read a quantity; raises BadValue with the text of the reference."""
-        if not text:
-            raise BadValue("quantity must not be empty")
-        found = _QUANTITY.fullmatch(text)
+        found = _QUANTITY.fullmatch(text.strip())
         if not found:
             raise BadValue(f"quantities must match the regular expression '{_QUANTITY_REGEX}'")
         number, suffix = found.groups()
         whole, _, fraction = number.lstrip("+-").partition(".")
         digits = whole + fraction
-        if len(number) - len(number.lstrip("+-")) > 1 or not digits or not digits.isdecimal():
-            raise BadValue("unable to parse numeric part of quantity")
-        if len(digits) > _MAX_DIGITS:
+        if not digits.isdecimal() or len(digits) > _MAX_DIGITS:
             raise BadValue("unable to parse numeric part of quantity")
         family, base, power = _quantity_suffix(suffix)
         numerator = int(digits) * _NANO
