@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from rkt.cli.flags import Flag, invalid
 from rkt.errors import RktError, UsageError
-from rkt.stage0.prepare import Preparer
 from rkt.stage0.request import AppRequest, PodRequest, RunRequest
-from rkt.stage0.stage1image import Choice
 
 if TYPE_CHECKING:
     from rkt.cli.context import Context
     from rkt.cli.flags import Parsed
+    from rkt.stage0.prepare import Preparer
+    from rkt.stage0.stage1image import Choice
 
 STAGE1_KINDS = ("url", "path", "name", "hash", "from-dir")
 
@@ -131,6 +131,8 @@ def _explicit_env(values: list[str]) -> list[tuple[str, str]]:
 
 def preparer(context: Context, args: Parsed) -> Preparer:
     """Make the preparer of pods with this run's settings."""
+    from rkt.stage0.prepare import Preparer
+
     return Preparer(
         context.store(), context.finder(pull_policy(args)),
         data_dir=context.data_dir, stage1_images=f"{context.lib_dir}/stage1-images",
@@ -139,6 +141,8 @@ def preparer(context: Context, args: Parsed) -> Preparer:
 
 
 def _stage1(context: Context, args: Parsed) -> Choice:
+    from rkt.stage0.stage1image import Choice
+
     given = [kind for kind in STAGE1_KINDS if args.given(f"stage1-{kind}")]
     if context.stage1_image:
         given.append("image")

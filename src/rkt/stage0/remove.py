@@ -47,9 +47,9 @@ def remove(pod: Pod) -> None:
         raise RktError(f'pod "{pod.uuid}": cannot unmount "{stuck[0]}"')
     parent = os.open(f"{pod.pods_dir}/{pod.where}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        # The manifest goes last: what is left after a kill still tells what it was.
-        tree.remove(pod.fd, "stage1")
-        tree.remove(parent, pod.uuid)
+        # stage1 goes first: a pod without it is never run, whatever a kill leaves of the rest.
+        tree.remove_at(pod.fd, "stage1")
+        tree.remove_at(parent, pod.uuid)
     finally:
         os.close(parent)
 

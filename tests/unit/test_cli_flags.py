@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+
+from rkt.cli.flags import Command, Flag, parse
+from rkt.errors import UsageError
+
+GLOBAL = (Flag("debug", "", kind="bool"), Flag("dir", "", default="/x"))
+RUN = Command(
+    "run",
+    "IMAGE",
+    flags=(
+        Flag("name", "", app=True),
+        Flag("mount", "", both=True),
+        Flag("set-env", "", kind="each"),
+        Flag("dns", "", kind="list"),
+        Flag("interactive", "", kind="bool"),
+        Flag("net", "", default="host", bare="default"),
+    ),
+    images=True,
+)
+FETCH = Command("fetch", "", flags=(Flag("signature", "", app=True),), images=True, app_args=False)
+LIST = Command("list", "", flags=(Flag("full", "", kind="bool"),))
+ENTER = Command("enter", "", flags=(Flag("app", ""),), interspersed=False)
+
+
+def test_images_their_flags_and_arguments() -> None:
+    parsed = parse(
+        RUN,
+        ["--set-env=A=1", "img1", "--name=a", "--", "-x", "--name", "---", "--debug", "img2", "--", "b"],
+        GLOBAL,
+    )
+    assert [(app.image, app.args) for app in parsed.apps] == [
+        ("img1", ["-x", "--name"]),
+        ("img2", ["b"]),
+    ]
+    assert parsed.apps[0].last("name") == "a"
+    assert parsed.flag("debug")
+    assert parsed.all("set-env") == ["A=1"]
+
+
+def test_empty_words_and_lone_separators_are_dropped() -> None:
+    parsed = parse(RUN, ["", "---", "img", "--", "", "x", "---", "---"], GLOBAL)
+    assert [(app.image, app.args) for app in parsed.apps] == [("img", ["x"])]
+
+
+def test_mount_belongs_to_the_image_before_it_or_to_all() -> None:
+    parsed = parse(RUN, ["--mount=all", "img", "--mount", "one"], GLOBAL)
+    assert parsed.all("mount") == ["all"]
+    assert parsed.apps[0].flags["mount"] == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("command", "argv", "text"),
+    [
+        (RUN, ["--name=x"], "--name must follow an image"),
+        (RUN, ["--", "x"], "error parsing app image arguments: an image is required before any app "
+         "arguments"),
+        (RUN, ["i", "--", "x", "---", "--", "y"], "error parsing app image arguments: only one set "
+         "of app arguments allowed per image"),
+        (FETCH, ["i", "--", "x"], "unable to parse arguments: app arguments unsupported"),
+        (LIST, ["--nope"], "unknown flag: --nope"),
+        (LIST, ["-q"], "unknown shorthand flag: 'q' in -q"),
+        (LIST, ["--dir"], "flag needs an argument: --dir"),
+        (LIST, ["--full=maybe"],
+         'invalid argument "maybe" for --full=maybe: must be true or false'),
+    ],
+)  # fmt: skip
+def test_what_is_refused(command: Command, argv: list[str], text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(command, argv, GLOBAL)
+    assert caught.value.message == text
+    assert caught.value.command == command.name
+
+
+def test_values_defaults_and_bare_flags() -> None:
+    parsed = parse(RUN, ["--net", "img", "--dns=1,2", "--dns", "3"], GLOBAL)
+    assert parsed.string("net") == "default"
+    assert parsed.all("dns") == ["1", "2", "3"]
+    assert parsed.string("dir") == "/x"
+    assert parse(RUN, ["i"], GLOBAL).string("net") == "host"
+    assert not parse(RUN, ["i", "--interactive=false"], GLOBAL).flag("interactive")
+
+
+def test_words_after_the_first_one_are_left_alone_when_asked() -> None:
+    parsed = parse(ENTER, ["--app=a", "uuid", "ls", "--full", "-l"], GLOBAL)
+    assert parsed.words == ["uuid", "ls", "--full", "-l"]
+    assert parse(LIST, ["a", "--full", "--", "--b"], GLOBAL).words == ["a", "--b"]

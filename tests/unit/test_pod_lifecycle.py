@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from rkt.errors import AmbiguousName, LockedError, NotFound, PodStateError
+from rkt.linux import lock
+from rkt.pod import lifecycle, state
+
+
+@pytest.fixture
+def data(tmp_path: object) -> str:
+    return str(tmp_path)
+
+
+def _second(pod: lifecycle.Pod) -> lifecycle.Pod:
+    other = lifecycle.opened(os.path.dirname(pod.pods_dir), pod.uuid, pod.where)
+    assert other is not None
+    return other
+
+
+def test_a_new_pod_is_preparing_and_locked(data: str) -> None:
+    with lifecycle.create(data) as pod, _second(pod) as other:
+        assert pod.where == state.PREPARE
+        assert other.state() == "preparing"
+        with pytest.raises(LockedError, match=pod.uuid):
+            other.lock()
+
+
+@pytest.mark.parametrize(
+    ("moves", "held", "released"),
+    [
+        ((), "preparing", "aborted prepare"),
+        ((state.PREPARED,), "prepared", "prepared"),
+        ((state.RUN,), "running", "exited"),
+        ((state.RUN, state.EXITED_GARBAGE), "exited deleting", "exited garbage"),
+        ((state.GARBAGE,), "deleting", "garbage"),
+    ],
+)
+def test_states(data: str, moves: tuple[str, ...], held: str, released: str) -> None:
+    pod = lifecycle.create(data)
+    for where in moves:
+        pod.move(where)
+    with _second(pod) as other:
+        assert other.state() == held
+        pod.close()
+        assert other.state() == released
+
+
+def test_the_states_of_the_document_are_those_of_the_code() -> None:
+    assert {where for where, _ in state.STATES} == set(state.SEARCH_ORDER) == set(state.MOVES)
+
+
+def test_a_forbidden_move_changes_nothing(data: str) -> None:
+    with lifecycle.create(data) as pod:
+        with pytest.raises(PodStateError, match="cannot go from prepare to exited-garbage"):
+            pod.move(state.EXITED_GARBAGE)
+        assert os.path.isdir(pod.path)
+
+
+def test_an_open_pod_is_followed_through_renames(data: str) -> None:
+    with lifecycle.create(data) as pod, _second(pod) as other:
+        pod.move(state.RUN)
+        assert other.state() == "running"
+        assert other.where == state.RUN
+
+
+def test_a_deleted_pod_is_gone(data: str) -> None:
+    with lifecycle.create(data) as pod, _second(pod) as other:
+        os.unlink(f"{pod.path}/pod-created")
+        os.rmdir(pod.path)
+        with pytest.raises(NotFound, match="is gone"):
+            other.state()
+
+
+def test_find_by_prefix(data: str) -> None:
+    with lifecycle.create(data) as pod, lifecycle.create(data) as other:
+        with lifecycle.find(data, pod.uuid[:12].upper()) as found:
+            assert found.uuid == pod.uuid
+        with pytest.raises(NotFound, match='no matches found for "zz"'):
+            lifecycle.find(data, "zz")
+        with pytest.raises(NotFound, match="UUID cannot be empty"):
+            lifecycle.find(data, "")
+        common = os.path.commonprefix([pod.uuid, other.uuid])
+        if common:
+            with pytest.raises(AmbiguousName, match="ambiguous uuid, 2 matches"):
+                lifecycle.find(data, common)
+
+
+def test_ambiguity_is_an_error(data: str) -> None:
+    for end in ("0", "1"):
+        os.makedirs(f"{data}/pods/run/aaaaaaaa-0000-4000-8000-00000000000{end}")
+    with pytest.raises(AmbiguousName, match='"aaaa": ambiguous uuid, 2 matches'):
+        lifecycle.find(data, "aaaa")
+
+
+def test_names_that_are_no_uuids_are_not_pods(data: str) -> None:
+    os.makedirs(f"{data}/pods/run/..x")
+    os.makedirs(f"{data}/pods/run/AAAAAAAA-0000-4000-8000-000000000000")
+    assert lifecycle.names(data) == {}
+
+
+def test_exit_codes_come_from_the_upper_directory_of_stage1(data: str) -> None:
+    with lifecycle.create(data) as pod:
+        for base, code in (("stage1/rootfs", "1"), ("overlay/tree/upper", "7")):
+            os.makedirs(f"{pod.path}/{base}/rkt/status")
+            with open(f"{pod.path}/{base}/rkt/status/app", "w") as file:
+                file.write(code + "\n")
+        assert pod.exit_codes(["app", "other"]) == {"app": 1}
+        with open(f"{pod.path}/stage1TreeStoreID", "w") as file:
+            file.write("tree\n")
+        assert pod.exit_codes(["app"]) == {"app": 7}
+
+
+def test_files_of_a_pod_are_not_read_through_links(data: str) -> None:
+    with lifecycle.create(data) as pod:
+        os.symlink("/etc/passwd", f"{pod.path}/pid")
+        with pytest.raises(OSError, match="symbolic links"):
+            pod.read("pid")
+
+
+def test_lock_files_vanish_and_exclude(data: str) -> None:
+    path = f"{data}/lock"
+    with lock.held(path), pytest.raises(LockedError), lock.held(path, blocking=False):
+        pass
+    assert not os.path.exists(path)
