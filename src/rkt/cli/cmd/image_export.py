@@ -1,0 +1,47 @@
+"""`rkt image export`."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from rkt.cli.flags import Command, Flag
+from rkt.errors import RktError, UsageError
+
+if TYPE_CHECKING:
+    from rkt.cli.context import Context
+    from rkt.cli.flags import Parsed
+
+COMMAND = Command(
+    "image export",
+    "IMAGE OUTPUT_ACI_FILE",
+    description="Writes a stored image, uncompressed, byte for byte what its ID is the hash of.",
+    flags=(Flag("overwrite", "overwrite output ACI", kind="bool"),),
+)
+
+
+def run(context: Context, args: Parsed) -> int:
+    """Write an image to a file; nothing is left of it after a failure."""
+    from rkt.image.export import export_tar
+
+    if len(args.words) != 2:
+        raise UsageError("an image and an output file are needed", command="image export")
+    target = args.words[1]
+    extension = os.path.splitext(target)[1]
+    if extension != ".aci":
+        raise RktError(f"extension must be .aci (given {extension})")
+    if os.path.exists(target) and not args.flag("overwrite"):
+        raise RktError("output ACI file exists (try --overwrite)")
+    key = context.finder("never").find(args.words[0]).key
+    temporary = f"{target}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "xb") as file:
+            export_tar(context.store(), key, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(temporary, target)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+    return 0
