@@ -155,6 +155,8 @@ def _syntax_text(err: msgspec.DecodeError, data: bytes) -> str:
     text = str(err).removeprefix("JSON is malformed: ")
     text, _, tail = text.partition(" (byte ")
     offset = int(tail[:-1]) if tail[:-1].isdigit() else len(data)
+    if text == "trailing characters":
+        offset -= 1  # msgspec counts the first of them as read
     text = "unexpected end of JSON input" if text == "Input data was truncated" else text
     return f"error at {_position(data, offset)}: {one_line(text)}"
 

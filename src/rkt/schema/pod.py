@@ -90,10 +90,9 @@ class Volume(msgspec.Struct, frozen=True, omit_defaults=True, rename={"read_only
         for item, default in (("mode", "0755"), ("uid", 0), ("gid", 0)):
             if getattr(self, item) is None:
                 force_setattr(self, item, default)
-        if not _OCTAL.fullmatch(self.mode or "") or int(self.mode or "", 8) > 0o7777:
-            raise BadValue(
-                f"mode for empty volume must be an octal number: {quote(self.mode or '')}"
-            )
+        mode = self.mode or ""
+        if not _OCTAL.fullmatch(mode) or int(mode, 8) > 0o7777:
+            raise BadValue(f"mode for empty volume must be an octal number, got {quote(mode)}")
         for item in ("uid", "gid"):
             if not 0 <= getattr(self, item) <= _MAX_ID:
                 raise BadValue(f"{item} for empty volume must be between 0 and {_MAX_ID}")
