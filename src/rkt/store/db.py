@@ -1,0 +1,181 @@
+"""The store's SQLite database: opening, schema, migrations, transactions.
+
+Write-ahead logging lets readers and one writer work at the same time; writers wait for each other.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rkt.errors import StoreError
+from rkt.linux import lock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+BUSY_SECONDS = 60
+
+_VERSION_1 = """
+CREATE TABLE images(
+  key TEXT PRIMARY KEY,
+  digest TEXT NOT NULL,
+  name TEXT NOT NULL,
+  labels TEXT NOT NULL,
+  import_time INTEGER NOT NULL,
+  last_used INTEGER NOT NULL,
+  latest INTEGER NOT NULL,
+  size INTEGER NOT NULL,
+  tree_size INTEGER NOT NULL,
+  unpacked INTEGER NOT NULL,
+  source TEXT NOT NULL,
+  status TEXT NOT NULL,
+  fingerprint TEXT NOT NULL,
+  identity TEXT NOT NULL,
+  prefix TEXT NOT NULL,
+  verified_at INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX images_name ON images(name);
+CREATE TABLE remotes(
+  url TEXT PRIMARY KEY,
+  etag TEXT NOT NULL,
+  max_age INTEGER NOT NULL,
+  download_time INTEGER NOT NULL,
+  key TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX remotes_key ON remotes(key);
+"""
+
+
+def _create(db: sqlite3.Connection) -> None:
+    for statement in _VERSION_1.split(";"):
+        db.execute(statement)
+
+
+_MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_create,)
+VERSION = len(_MIGRATIONS)
+
+
+class Database:
+    """One connection; opened on first use."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._db: sqlite3.Connection | None = None
+
+    def close(self) -> None:
+        """Close the connection; a later use opens it again."""
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    @contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        """Give a connection for queries; a store that does not exist yet reads as empty."""
+        with self._failures():
+            if self._db is None and not os.path.exists(self.path):
+                with _memory() as empty:
+                    yield empty
+            else:
+                yield self._open()
+
+    @contextmanager
+    def write(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """Give a connection inside a transaction, committed at the end, rolled back on error.
+
+        With `durable` off a power cut may lose the last transactions, never damage the database.
+        """
+        with self._failures():
+            db = self._open()
+            db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+            except BaseException:
+                db.execute("ROLLBACK")
+                raise
+            db.execute("COMMIT")
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as err:
+            raise StoreError(f'image store "{self.path}": {err}') from err
+
+    def _open(self) -> sqlite3.Connection:
+        if self._db is None:
+            try:
+                if not os.path.exists(self.path):
+                    _create_file(self.path)
+                db = _connect(self.path)
+            except OSError as err:
+                text = f'cannot open image store "{self.path}": {err.strerror}'
+                raise StoreError(text) from err
+            try:
+                self._migrate(db)
+            except BaseException:
+                db.close()
+                raise
+            self._db = db
+        return self._db
+
+    def _migrate(self, db: sqlite3.Connection) -> None:
+        found = _version(db)
+        if found == VERSION:
+            return
+        if found > VERSION:
+            raise StoreError(
+                f"current store db version: {found} "
+                f"(greater than the current rkt expected version: {VERSION})"
+            )
+        if found and os.geteuid() != 0:
+            raise StoreError(
+                "database schema needs to be updated, re-run as root to perform the update"
+            )
+        # Switching to WAL does not wait for other connections by itself: one at a time.
+        fd = lock.open_dir(os.path.dirname(self.path))
+        try:
+            lock.acquire(fd)
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                for migrate in _MIGRATIONS[_version(db) :]:
+                    migrate(db)
+                db.execute(f"PRAGMA user_version={VERSION}")
+            except BaseException:
+                db.execute("ROLLBACK")
+                raise
+            db.execute("COMMIT")
+        finally:
+            os.close(fd)
+
+
+def _version(db: sqlite3.Connection) -> int:
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+
+
+def _create_file(path: str) -> None:
+    # SQLite gives its side files the mode of the main one, so that the group can write them too.
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o660)
+    try:
+        if os.fstat(fd).st_uid == os.geteuid():
+            os.fchmod(fd, 0o660)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _memory() -> Iterator[sqlite3.Connection]:
+    db = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        _create(db)
+        yield db
+    finally:
+        db.close()

@@ -1,0 +1,494 @@
+"""The image store: what images there are, where their parts lie, how they were verified.
+
+Below <data>/cas: `tree/<key>/{rootfs,manifest}` (the unpacked image), `split/<key>` (the rest of
+its archive), `blob/<key>` (the archive as it came, of an image that is not unpacked or not
+verified), `sig/<key>`, `manifest/<key>`.  A name there is always a whole thing: parts are staged in
+`tmp/`, renamed into place, and only then told to the database; removal renames them away first.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NewType
+
+import msgspec
+
+from rkt.errors import AmbiguousName, KernelError, LockedError, NotFound, StoreError
+from rkt.linux import libc, lock, tree
+from rkt.store import layout
+from rkt.store.db import Database
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Any
+
+    from rkt.schema.image import ImageManifest
+
+ImageKey = NewType("ImageKey", str)
+"""`sha512-` and the first 64 hex digits of the hash of the uncompressed archive."""
+
+PREFIX = "sha512-"
+KEY_LENGTH = len(PREFIX) + 64
+_MIN_LENGTH = len(PREFIX) + 2
+DEPS_PREFIX = "deps-" + PREFIX
+
+UNVERIFIED = "unverified"
+VERIFIED = "verified"
+SKIPPED = "skipped"
+TRUSTED_LOCATION = "trusted-location"
+CONVERTED = "converted"
+_LASTING = (VERIFIED, TRUSTED_LOCATION, CONVERTED)
+_TREE_PARTS = ("split", "tree")  # in this order: a tree alone is no image
+
+
+class Verification(msgspec.Struct, frozen=True):
+    """How an image was verified, by whose key, and when (ns since 1970)."""
+
+    status: str
+    fingerprint: str = ""
+    identity: str = ""
+    prefix: str = ""
+    when: int = 0
+
+
+class ImageRecord(msgspec.Struct, frozen=True):
+    """What the store knows about an image; times in ns since 1970."""
+
+    key: ImageKey
+    digest: str
+    name: str
+    labels: tuple[tuple[str, str], ...]
+    import_time: int
+    last_used: int
+    latest: bool
+    size: int
+    """Bytes of the uncompressed archive."""
+    tree_size: int
+    unpacked: bool
+    source: str
+    verification: Verification
+
+    def label(self, name: str) -> str | None:
+        """Give a label's value."""
+        return dict(self.labels).get(name)
+
+
+class Remote(msgspec.Struct, frozen=True):
+    """Where an image was downloaded from and how long the answer may be cached (s; ns)."""
+
+    url: str
+    etag: str
+    max_age: int
+    download_time: int
+    key: ImageKey
+
+
+def image_key(digest: str) -> ImageKey:
+    """Make the key out of a full hex digest."""
+    return ImageKey(PREFIX + digest[:64])
+
+
+class Store:
+    """The images below one data directory.  Safe for many processes at a time."""
+
+    def __init__(self, data_dir: str) -> None:
+        self.data_dir = data_dir
+        self.path = f"{data_dir}/cas"
+        self._db = Database(f"{self.path}/db.sqlite")
+
+    def close(self) -> None:
+        """Close the database; a later use opens it again."""
+        self._db.close()
+
+    # -- questions
+
+    def resolve(self, prefix: str) -> ImageKey:
+        """Find the only image whose ID begins so.  Raises NotFound or AmbiguousName."""
+        if not prefix.startswith(PREFIX):
+            raise NotFound("wrong key prefix")
+        if len(prefix) < _MIN_LENGTH:
+            raise NotFound("image ID too short")
+        start = prefix[:KEY_LENGTH]
+        with self._db.read() as db:
+            rows = db.execute(
+                "SELECT key, digest FROM images WHERE key >= ? AND substr(key, 1, ?) = ? LIMIT 2",
+                (start, len(start), start),
+            ).fetchall()
+        if len(rows) > 1:
+            raise AmbiguousName(f'ambiguous image ID: "{prefix}"')
+        if not rows or not rows[0][1].startswith(prefix[len(PREFIX) :]):
+            raise NotFound("no image IDs found")
+        return ImageKey(rows[0][0])
+
+    def find(self, name: str, labels: Mapping[str, str]) -> ImageRecord | None:
+        """Find the best image of a name that has all these labels with these values.
+
+        Without a `version` label images that were fetched as the latest come first, then the most
+        recently imported.
+        """
+        order = "import_time DESC" if "version" in labels else "latest DESC, import_time DESC"
+        with self._db.read() as db:
+            rows = db.execute(f"SELECT * FROM images WHERE name = ? ORDER BY {order}", (name,))
+            for row in rows:
+                record = _record(row)
+                if labels.items() <= dict(record.labels).items():
+                    return record
+        return None
+
+    def get(self, key: str) -> ImageRecord:
+        """Give the record of an image.  Raises NotFound."""
+        record = self._row(key)
+        if record is None:
+            raise NotFound(f'image "{key}" is not in the store')
+        return record
+
+    def list(self) -> list[ImageRecord]:
+        """Give all images, oldest import first."""
+        with self._db.read() as db:
+            return [_record(row) for row in db.execute("SELECT * FROM images ORDER BY import_time")]
+
+    def manifest_bytes(self, key: str) -> bytes:
+        """Give an image's manifest as it stands in the archive."""
+        data = _read(self._part("manifest", key))
+        if data is None:
+            raise NotFound(f'image "{key}" has no manifest in the store')
+        return data
+
+    def manifest(self, key: str) -> ImageManifest:
+        """Give an image's manifest."""
+        from rkt.schema.image import decode_image_manifest
+
+        return decode_image_manifest(self.manifest_bytes(key), f'manifest of image "{key}"')
+
+    def signature(self, key: str) -> bytes | None:
+        """Give the detached signature that came with an image."""
+        return _read(self._part("sig", key))
+
+    def blob_path(self, key: str) -> str | None:
+        """Give the path of the archive as it came, if it is kept."""
+        path = self._part("blob", key)
+        return path if os.path.exists(path) else None
+
+    def split_path(self, key: str) -> str:
+        """Give the path of the record of an unpacked image's archive."""
+        return self._part("split", key)
+
+    def tree_path(self, tree_id: str) -> str:
+        """Give the directory of an unpacked image or a rendered tree: its `rootfs` is in it."""
+        return self._part("tree", tree_id)
+
+    def remote(self, url: str) -> Remote | None:
+        """Give what is known about an earlier download from a URL."""
+        with self._db.read() as db:
+            row = db.execute(
+                "SELECT url, etag, max_age, download_time, key FROM remotes WHERE url = ?", (url,)
+            ).fetchone()
+        return Remote(*row) if row else None
+
+    # -- changes
+
+    def put_remote(self, remote: Remote) -> None:
+        """Remember a download.  Raises NotFound when its image is gone."""
+        with self._db.write() as db:
+            if not db.execute("SELECT 1 FROM images WHERE key = ?", (remote.key,)).fetchone():
+                raise NotFound(f'image "{remote.key}" is not in the store')
+            db.execute(
+                "INSERT OR REPLACE INTO remotes(url, etag, max_age, download_time, key) "
+                "VALUES(?, ?, ?, ?, ?)",
+                (remote.url, remote.etag, remote.max_age, remote.download_time, remote.key),
+            )
+
+    def touch(self, key: str) -> None:
+        """Note that an image is used now."""
+        self._update(key, "last_used = ?", time.time_ns(), durable=False)
+
+    def set_tree_size(self, key: str, size: int) -> None:
+        """Note how many bytes the rendered tree of an image takes."""
+        self._update(key, "tree_size = ?", size, durable=False)
+
+    def set_verification(self, key: str, verification: Verification) -> None:
+        """Record how an image was verified; drops an archive that was kept only for that.
+
+        Raises NotFound.
+        """
+        with self.lock_image(key):
+            v = verification
+            self._update(
+                key,
+                "status = ?, fingerprint = ?, identity = ?, prefix = ?, verified_at = ?",
+                v.status, v.fingerprint, v.identity, v.prefix, v.when,
+            )  # fmt: skip
+            if v.status != UNVERIFIED and self.get(key).unpacked:
+                _unlink(self._part("blob", key))
+
+    def place(
+        self, record: ImageRecord, staging: str, *, manifest: bytes, signature: bytes | None = None
+    ) -> ImageRecord:
+        """Move the staged parts of an image into the store and give its final record.
+
+        `staging` holds `tree` and `split` of an unpacked image, or `blob`, or all three.  For an
+        image that is here already the row is refreshed and only missing parts are taken; a
+        verification that lasts is not replaced by a weaker one.
+        """
+        _write(f"{staging}/manifest", manifest)
+        if signature is not None:
+            _write(f"{staging}/sig", signature)
+        try:
+            _sync(staging)
+            with self.lock_image(record.key):
+                record = self._settle(record, staging, signed=signature is not None)
+                self._insert(record)
+        except OSError as err:
+            raise KernelError(f'cannot store image "{record.key}"', err) from err
+        return record
+
+    def add_tree(self, key: str, staging: str, *, tree_size: int) -> ImageRecord:
+        """Move the staged `tree` and `split` of an image into the store and give its new record.
+
+        Its archive is dropped unless its signature still has to be verified.  Raises NotFound.
+        """
+        try:
+            _sync(staging)
+            with self.lock_image(key):
+                record = self.get(key)
+                for kind in _TREE_PARTS:
+                    _move(f"{staging}/{kind}", self._part(kind, key), replace=False)
+                self._update(key, "unpacked = 1, tree_size = ?", tree_size)
+                if record.verification.status != UNVERIFIED or self.signature(key) is None:
+                    _unlink(self._part("blob", key))
+        except OSError as err:
+            raise KernelError(f'cannot store image "{key}"', err) from err
+        return msgspec.structs.replace(record, unpacked=True, tree_size=tree_size)
+
+    def remove(self, key: str) -> bool:
+        """Remove an image, all but its unpacked tree, which pods may still use (`remove_tree`).
+
+        Gives false if files were left behind.  Raises NotFound.
+        """
+        with self.lock_image(key):
+            with self._db.write() as db:
+                if not db.execute("DELETE FROM images WHERE key = ?", (key,)).rowcount:
+                    raise NotFound(f'image "{key}" is not in the store')
+                db.execute("DELETE FROM remotes WHERE key = ?", (key,))
+            whole = True
+            for kind in ("manifest", "sig", "blob", "split"):
+                try:
+                    _unlink(self._part(kind, key))
+                except OSError:
+                    whole = False
+        return whole
+
+    def place_tree(self, tree_id: str, staged: str) -> None:
+        """Move a rendered tree into the store; the caller holds its exclusive lock."""
+        _sync(staged)
+        _move(staged, self._part("tree", tree_id), replace=False)
+
+    def trees(self) -> _Names:
+        """Give the IDs of all trees: image keys and IDs of rendered trees.  Needs root."""
+        try:
+            return sorted(os.listdir(f"{self.path}/tree"))
+        except FileNotFoundError:
+            return []
+
+    def is_removable_tree(self, tree_id: str) -> bool:
+        """Say whether a tree is not the only copy of an image in the store."""
+        return tree_id.startswith(DEPS_PREFIX) or self._row(tree_id) is None
+
+    def remove_tree(self, tree_id: str) -> None:
+        """Remove a tree that no pod uses.
+
+        Raises StoreError for the tree of an image that is still in the store, LockedError if it is
+        in use.
+        """
+        with self.tmp_dir() as trash, self.lock_tree(tree_id, exclusive=True, blocking=False):
+            if not self.is_removable_tree(tree_id):
+                raise StoreError(f'tree "{tree_id}" belongs to an image in the store')
+            try:
+                os.rename(self.tree_path(tree_id), f"{trash}/tree")
+            except FileNotFoundError:
+                pass
+            except OSError as err:
+                raise KernelError("cannot remove tree", err, tree_id) from err
+
+    # -- locks and temporary files
+
+    def lock_image(self, key: str) -> _Lock:
+        """Hold the lock that serialises importing and removing an image."""
+        layout.ensure(self.data_dir)
+        return lock.held(f"{self.path}/imagelocks/{key}")
+
+    def lock_tree(self, tree_id: str, *, exclusive: bool, blocking: bool = True) -> _Lock:
+        """Hold the lock of a tree: shared to use it, exclusive to make or remove it."""
+        layout.ensure(self.data_dir)
+        path = f"{self.path}/treelocks/{tree_id}"
+        return lock.held(path, exclusive=exclusive, blocking=blocking)
+
+    @contextmanager
+    def tmp_dir(self) -> Iterator[str]:
+        """Give a new directory for staging, removed at the end, and by others after a crash."""
+        layout.ensure(self.data_dir)
+        tmp = f"{self.path}/tmp"  # noqa: S108 - the store's own
+        try:
+            path, fd = _make_locked(tmp)
+        except OSError as err:
+            raise KernelError("cannot write to the image store", err, tmp) from err
+        try:
+            yield path
+        finally:
+            try:
+                tree.remove(path)
+            finally:
+                os.close(fd)
+
+    # -- parts
+
+    def _part(self, kind: str, key: str) -> str:
+        if "/" in key or key.startswith("."):
+            raise NotFound(f'image "{key}" is not in the store')
+        return f"{self.path}/{kind}/{key}"
+
+    def _row(self, key: str) -> ImageRecord | None:
+        with self._db.read() as db:
+            row = db.execute("SELECT * FROM images WHERE key = ?", (key,)).fetchone()
+        return _record(row) if row else None
+
+    def _update(self, key: str, what: str, *values: object, durable: bool = True) -> None:
+        with self._db.write(durable=durable) as db:
+            if not db.execute(f"UPDATE images SET {what} WHERE key = ?", (*values, key)).rowcount:
+                raise NotFound(f'image "{key}" is not in the store')
+
+    def _insert(self, record: ImageRecord) -> None:
+        r, v = record, record.verification
+        row = (
+            r.key, r.digest, r.name, msgspec.json.encode(r.labels).decode(), r.import_time,
+            r.last_used, r.latest, r.size, r.tree_size, r.unpacked, r.source, v.status,
+            v.fingerprint, v.identity, v.prefix, v.when,
+        )  # fmt: skip
+        with self._db.write() as db:
+            db.execute(f"INSERT OR REPLACE INTO images VALUES({','.join('?' * len(row))})", row)
+
+    def _settle(self, record: ImageRecord, staging: str, *, signed: bool) -> ImageRecord:
+        """Rename the staged parts into place as far as they are wanted; under the image's lock."""
+        key = record.key
+        old = self._row(key)
+        if old is not None and old.digest != record.digest:
+            raise StoreError(f'image "{key}" is in the store with another full hash')
+        keep = (
+            old is not None
+            and old.verification.status in _LASTING
+            and record.verification.status != VERIFIED
+        )
+        if old is not None and keep:
+            record = msgspec.structs.replace(record, verification=old.verification)
+        if record.unpacked:
+            for kind in _TREE_PARTS:
+                _move(f"{staging}/{kind}", self._part(kind, key), replace=False)
+        elif old is not None and old.unpacked:
+            record = msgspec.structs.replace(record, unpacked=True, tree_size=old.tree_size)
+        _move(f"{staging}/manifest", self._part("manifest", key), replace=True)
+        if signed and not keep:
+            _move(f"{staging}/sig", self._part("sig", key), replace=True)
+        elif not keep:
+            _unlink(self._part("sig", key))
+        if not record.unpacked or (record.verification.status == UNVERIFIED and signed):
+            _move(f"{staging}/blob", self._part("blob", key), replace=not keep)
+        else:
+            _unlink(self._part("blob", key))
+        return record
+
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    _Lock = AbstractContextManager[int]
+    _Names = list[str]  # inside the class `list` is the method
+
+
+def _record(row: tuple[Any, ...]) -> ImageRecord:
+    (key, digest, name, labels, imported, used, latest, size, tree_size, unpacked, source,
+     *verification) = row  # fmt: skip
+    pairs = msgspec.json.decode(labels, type=tuple[tuple[str, str], ...])
+    return ImageRecord(
+        key, digest, name, pairs, imported, used, bool(latest), size, tree_size, bool(unpacked),
+        source, Verification(*verification),
+    )  # fmt: skip
+
+
+def _make_locked(tmp: str) -> tuple[str, int]:
+    """Make a locked directory; take away those whose owner is gone."""
+    stale: list[tuple[str, int]] = []
+    gate = lock.open_dir(tmp)
+    try:
+        # Between making a directory and locking it nobody may take it for an abandoned one.
+        lock.acquire(gate)
+        for name in os.listdir(tmp):
+            try:
+                fd = lock.open_dir(name, dir_fd=gate)
+            except OSError:
+                continue  # gone, or of a kind or an owner that is not ours to judge
+            try:
+                lock.acquire(fd, blocking=False)
+            except LockedError:
+                os.close(fd)
+            else:
+                stale.append((name, fd))
+        path = f"{tmp}/{os.getpid()}-{os.urandom(6).hex()}"
+        os.mkdir(path, 0o700)
+        mine = lock.open_dir(path)
+        lock.acquire(mine)
+    finally:
+        os.close(gate)
+    for name, fd in stale:
+        try:
+            tree.remove(f"{tmp}/{name}")
+        except OSError:
+            pass  # the next one tries again
+        finally:
+            os.close(fd)
+    return path, mine
+
+
+def _sync(path: str) -> None:
+    """Write a staged image to disk, all its files at once."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        libc.syncfs(fd)
+    finally:
+        os.close(fd)
+
+
+def _move(source: str, target: str, *, replace: bool) -> None:
+    if not replace and os.path.lexists(target):
+        return
+    os.rename(source, target)
+    fd = os.open(os.path.dirname(target), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def _write(path: str, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+        os.fchmod(fd, 0o640)
+
+
+def _read(path: str) -> bytes | None:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+    except OSError as err:
+        raise KernelError("cannot read", err, path) from err
