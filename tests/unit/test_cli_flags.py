@@ -27,7 +27,8 @@ ENTER = Command("enter", "", flags=(Flag("app", ""),), interspersed=False)
 def test_images_their_flags_and_arguments() -> None:
     parsed = parse(
         RUN,
-        ["--set-env=A=1", "img1", "--name=a", "--", "-x", "--name", "---", "--debug", "img2", "--", "b"],
+        ["--set-env=A=1", "img1", "--name=a", "--", "-x", "--name", "---", "--debug", "img2"]
+        + ["--", "b"],
         GLOBAL,
     )
     assert [(app.image, app.args) for app in parsed.apps] == [
@@ -54,10 +55,10 @@ def test_mount_belongs_to_the_image_before_it_or_to_all() -> None:
     ("command", "argv", "text"),
     [
         (RUN, ["--name=x"], "--name must follow an image"),
-        (RUN, ["--", "x"], "error parsing app image arguments: an image is required before any app "
-         "arguments"),
+        (RUN, ["--", "x"], "error parsing app image arguments: an image is required "
+         + "before any app arguments"),
         (RUN, ["i", "--", "x", "---", "--", "y"], "error parsing app image arguments: only one set "
-         "of app arguments allowed per image"),
+         + "of app arguments allowed per image"),
         (FETCH, ["i", "--", "x"], "unable to parse arguments: app arguments unsupported"),
         (LIST, ["--nope"], "unknown flag: --nope"),
         (LIST, ["-q"], "unknown shorthand flag: 'q' in -q"),

@@ -37,7 +37,7 @@ def main(argv: Sequence[str], *, lib_dir: str = const.LIB_DIR) -> int:
     except OSError as err:
         # A file or the kernel said no where the code had nothing better to say.
         _report(err)
-    except Exception as err:  # our bug: never a traceback unless asked for
+    except Exception as err:  # noqa: BLE001 - our bug: no traceback unless asked for
         log.info(f"internal error: {type(err).__name__}: {errors.describe(err)}")
         _trace(err) if log.is_debug() else log.plain("hint: run the command again with --debug")
     return errors.EXIT_FAILURE
@@ -69,9 +69,9 @@ def _help_after(err: errors.UsageError) -> None:
     if err.command is None:
         log.plain("Run 'rkt --help' for usage.")
         return
-    from rkt.cli import help
+    from rkt.cli import helptext
 
-    sys.stdout.write(help.of_command(err.command))
+    sys.stdout.write(helptext.of_command(err.command))
 
 
 def _dispatch(argv: list[str], lib_dir: str) -> int:
@@ -147,10 +147,10 @@ def _takes_value(word: str) -> bool:
 
 
 def _no_command(before: list[str]) -> int:
-    from rkt.cli import help
+    from rkt.cli import helptext
 
     if "--help" in before or "-h" in before:
-        sys.stdout.write(help.of_rkt())
+        sys.stdout.write(helptext.of_rkt())
         return 0
     if "--version" in before:
         from rkt.cli.cmd import version
@@ -162,16 +162,16 @@ def _no_command(before: list[str]) -> int:
 
         parse(Command("", ""), before, GLOBAL_FLAGS)
     log.info("missing command")
-    sys.stdout.write(help.of_rkt())
+    sys.stdout.write(helptext.of_rkt())
     return errors.EXIT_USAGE_BARE
 
 
 def _help(name: str, after: list[str]) -> int:
-    from rkt.cli import help
+    from rkt.cli import helptext
 
     words = [word for word in after if not word.startswith("-")] if name == "help" else []
     if name == "help" and not words:
-        sys.stdout.write(help.of_rkt())
+        sys.stdout.write(helptext.of_rkt())
         return 0
     if name == "help":
         tops = list({key.split()[0]: None for key in COMMANDS})
@@ -179,7 +179,5 @@ def _help(name: str, after: list[str]) -> int:
         children = [key.split()[1] for key in COMMANDS if key.startswith(name + " ")]
         if name not in COMMANDS and len(words) > 1:
             name = f"{name} {_resolve(words[1], children, parent=name)}"
-    sys.stdout.write(help.of_command(name))
+    sys.stdout.write(helptext.of_command(name))
     return 0
-
-

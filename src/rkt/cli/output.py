@@ -84,12 +84,11 @@ def ago(nanoseconds: int, now: int) -> str:
 def size_text(size: int) -> str:
     """Write a size in IEC units: `5B`, `1.2MiB`, `15MiB`."""
     value = float(size)
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB", "PiB"):
-        if value < 1024:
-            break
+    units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"]
+    while value >= 1024 and len(units) > 1:
         value /= 1024
-    else:
-        unit = "EiB"
+        del units[0]
+    unit = units[0]
     if unit != "B" and value < 10:
         return f"{value:.1f}{unit}"
     return f"{value:.0f}{unit}"

@@ -164,7 +164,8 @@ def run_request(context: Context, args: Parsed) -> RunRequest:
     net = args.string("private-net") if args.given("private-net") else args.string("net")
     if net not in ("host", "none"):
         raise RktError(f'network "{net}": this version of rkt only knows the networks "host" and '
-                       '"none"', hint="leave --net and --private-net out to use the host's network")  # fmt: skip
+                       '"none"',
+                       hint="leave --net and --private-net out to use the host's network")  # fmt: skip
     if args.flag("mds-register") or args.flag("register-mds"):
         raise RktError("could not reach the metadata service.",
                        hint="run the pod with --mds-register=false")  # fmt: skip

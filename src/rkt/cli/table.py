@@ -23,9 +23,8 @@ COMMANDS: dict[str, Entry] = {
     "image cat-manifest": Entry("image_cat_manifest", "Inspect and print the image manifest"),
     "image export": Entry("image_export", "Export a stored image to an ACI file"),
     "image list": Entry("image_list", "List images in the local store"),
-    "image rm": Entry(
-        "image_rm", "Remove one or more images with the given IDs or image names from the local store"
-    ),
+    "image rm": Entry("image_rm", "Remove one or more images with the given IDs or image names "
+                      "from the local store"),
     "list": Entry("list", "List pods"),
     "prepare": Entry("prepare", "Prepare to run image(s) in a pod in rkt", root=True),
     "rm": Entry(

@@ -57,6 +57,7 @@ _libc.unshare.argtypes = (_c.c_int,)
 _libc.setns.argtypes = (_c.c_int, _c.c_int)
 _libc.prctl.argtypes = (_c.c_int, _c.c_ulong, _c.c_ulong, _c.c_ulong, _c.c_ulong)
 _libc.sethostname.argtypes = (_c.c_char_p, _c.c_size_t)
+_libc.pivot_root.argtypes = (_c.c_char_p, _c.c_char_p)
 _libc.syncfs.argtypes = (_c.c_int,)
 
 
@@ -107,6 +108,12 @@ def sethostname(name: str) -> None:
         _fail()
 
 
+def pivot_root(new_root: str, put_old: str) -> None:
+    """pivot_root(2)."""
+    if _libc.pivot_root(os.fsencode(new_root), os.fsencode(put_old)) != 0:
+        _fail(new_root)
+
+
 def syncfs(fd: int) -> None:
     """syncfs(2): write everything of the file system of fd to disk."""
     if _libc.syncfs(fd) != 0:
@@ -136,9 +143,20 @@ class _CapHeader(_c.Structure):
 
 def drop_all_capabilities() -> None:
     """Empty the bounding, permitted, effective and inheritable sets and forbid regaining them."""
-    last = int(open("/proc/sys/kernel/cap_last_cap", encoding="ascii").read())
+    drop_bounding_capabilities()
+    clear_capabilities()
+
+
+def drop_bounding_capabilities() -> None:
+    """Empty the bounding set; needs CAP_SETPCAP."""
+    with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
+        last = int(file.read())
     for cap in range(last + 1):
         prctl(PR_CAPBSET_DROP, cap)
+
+
+def clear_capabilities() -> None:
+    """Empty the permitted, effective and inheritable sets and forbid regaining them."""
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     header = _CapHeader(0x20080522, 0)
     if _libc.capset(_c.byref(header), _c.byref((_c.c_uint32 * 6)())) != 0:

@@ -132,7 +132,7 @@ class Pod:
         return True
 
     def mtime(self, name: str) -> int | None:
-        """Give the modification time of a file of the pod in ns since the epoch, None if missing."""
+        """Give the modification time of a file of the pod in ns, None if it is missing."""
         try:
             return os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_mtime_ns
         except (FileNotFoundError, NotADirectoryError):

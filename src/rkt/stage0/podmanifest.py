@@ -48,7 +48,7 @@ class Image:
 
 
 def build(request: PodRequest, images: Sequence[Image]) -> PodManifest:
-    """Make the manifest of a pod from what the command line says; raises RktError or SchemaError."""
+    """Make the manifest of a pod from what the command line says; raises RktError."""
     volumes = tuple(_flag("volume", text, parse_volume) for text in request.volumes)
     general = tuple(_flag("mount", text, parse_mount) for text in request.mounts)
     names: set[str] = set()
@@ -57,7 +57,7 @@ def build(request: PodRequest, images: Sequence[Image]) -> PodManifest:
         name = _app_name(app, image.manifest)
         if name in names:
             raise RktError(f"error: multiple apps with name {name}",
-                           hint=f"give one of them another name: --name=NAME after its image")  # noqa: F541
+                           hint="give one of them another name: --name=NAME after its image")  # fmt: skip
         names.add(name)
         apps.append(_runtime_app(name, request, app, image, general))
     _check_mounts(apps, volumes)
@@ -117,8 +117,8 @@ def _app_section(request: PodRequest, app: AppRequest, manifest: ImageManifest) 
     command = app.last("exec")
     if base is None:
         if command is None:
-            raise RktError(f"error: image {manifest.name} has no app section and --exec argument is "
-                           "not provided", hint="add --exec=PROGRAM after the image")  # fmt: skip
+            raise RktError(f"error: image {manifest.name} has no app section and --exec argument "
+                           "is not provided", hint="add --exec=PROGRAM after the image")  # fmt: skip
         base = App(user=str(os.getuid()), group=str(os.getgid()))
     exec_ = (command,) if command is not None else base.exec
     gids = [
@@ -185,7 +185,8 @@ def env_files(paths: Sequence[str]) -> dict[str, str]:
                 continue
             name, equals, value = line.partition("=")
             if not equals or not name:
-                raise RktError(f'environment variable must be specified as name=value (file "{path}")')
+                raise RktError("environment variable must be specified as name=value "
+                               f'(file "{path}")')  # fmt: skip
             if name in merged:
                 raise RktError(f'environment variable "{name}" already set (file "{path}")')
             merged[name] = value
@@ -208,7 +209,8 @@ def _check_mounts(apps: Sequence[RuntimeApp], volumes: Sequence[Volume]) -> None
     for app in apps:
         for mount in app.mounts:
             if mount.app_volume is None and mount.volume not in known:
-                raise RktError(f'dangling mount point "{mount.path}": volume "{mount.volume}" not found')
+                raise RktError(f'dangling mount point "{mount.path}": volume "{mount.volume}" '
+                               "not found")  # fmt: skip
 
 
 def read(path: str, store: Store, finder: Finder) -> tuple[PodManifest, list[Image]]:

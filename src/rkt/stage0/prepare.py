@@ -45,9 +45,7 @@ class Preparer:
         nothing of the pod is left.
         """
         with self._holding_images():
-            stage1 = stage1image.find(
-                self._store, self._finder, self._stage1, self._stage1_images
-            )
+            stage1 = stage1image.find(self._store, self._finder, self._stage1, self._stage1_images)
             if request.pod_manifest:
                 manifest, images = podmanifest.read(request.pod_manifest, self._store, self._finder)
             else:

@@ -57,7 +57,8 @@ def _choose(pod: Pod, args: Parsed) -> str:
         names = [app.name for app in manifest.apps if app.image.id.startswith(wanted)]
         if len(names) == 1:
             return names[0]
-        raise NotFound(f'pod "{pod.uuid}": {len(names)} apps have an image ID that begins "{wanted}"')
+        count = len(names)
+        raise NotFound(f'pod "{pod.uuid}": {count} apps have an image ID that begins "{wanted}"')
     if not names:
         raise RktError("pod contains zero apps")
     if len(names) > 1:

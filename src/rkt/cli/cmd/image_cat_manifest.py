@@ -17,9 +17,7 @@ COMMAND = Command(
     "image cat-manifest",
     "IMAGE",
     description="IMAGE is an image ID, a unique beginning of one, or an image name.",
-    flags=(
-        Flag("pretty-print", "apply indent to format the output", kind="bool", default="true"),
-    ),
+    flags=(Flag("pretty-print", "apply indent to format the output", kind="bool", default="true"),),
 )
 
 

@@ -55,7 +55,7 @@ def _rows(pod: Pod, *, full: bool) -> list[tuple[str, ...]]:
     apps = view.app_names(pod) if state not in ("preparing", "aborted prepare") else []
     first = apps[0] if apps else "-"
     image = view.image_name(pod, first) if apps else "-"
-    rows = [(
+    rows: list[tuple[str, ...]] = [(
         pod.uuid if full else pod.uuid[:8], first, image, state, view.networks(pod),
         _when(created, full=full), _when(started, full=full),
     )]  # fmt: skip

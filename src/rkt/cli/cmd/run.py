@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 COMMAND = Command(
     "run",
-    "[--volume=name,kind=host,...] [--mount volume=VOL,target=PATH] IMAGE [-- image-args...[---]]...",
+    "[--volume=name,kind=host,...] [--mount volume=VOL,target=PATH] "
+    "IMAGE [-- image-args...[---]]...",
     description="""\
 IMAGE should be a string referencing an image: a hash, a local file on disk, or a URL.
 They will be checked in that order and the first match will be used.

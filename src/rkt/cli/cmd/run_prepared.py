@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 COMMAND = Command(
     "run-prepared",
     "UUID",
-    description="UUID is the one that \"rkt prepare\" printed, or a unique beginning of it.",
+    description='UUID is the one that "rkt prepare" printed, or a unique beginning of it.',
     flags=START_FLAGS,
 )
 

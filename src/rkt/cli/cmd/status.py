@@ -68,9 +68,7 @@ def _wait(pod: Pod, seconds: float) -> None:
         lock.acquire(pod.fd, exclusive=False)
         lock.release(pod.fd)
     except _Timeout:
-        raise RktError(
-            "error waiting for pod to finish: context deadline exceeded"
-        ) from None
+        raise RktError("error waiting for pod to finish: context deadline exceeded") from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
 

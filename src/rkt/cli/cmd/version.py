@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rkt.cli.context import Context
     from rkt.cli.flags import Parsed
 
-COMMAND = Command("version", "", description="Prints the versions of rkt and of what it is made of.")
+COMMAND = Command("version", "", description="Prints the versions of rkt and of its parts.")
 
 
 def run(_context: Context | None, _args: Parsed | None) -> int:
