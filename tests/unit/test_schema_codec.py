@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from rkt.errors import SchemaError
 from rkt.schema import codec
 from rkt.schema.image import decode_image_manifest
-from rkt.schema.pod import decode_pod_manifest
+from rkt.schema.isolators import Isolator
+from rkt.schema.pod import PodManifest, decode_pod_manifest
 from rkt.schema.types import ACName  # noqa: TC001 - msgspec resolves it
 
 
@@ -115,6 +116,17 @@ def test_pretty_form_is_that_of_go() -> None:
     assert codec.encode_pretty(value) == (
         b'{\n\t"a": [],\n\t"b": {},\n\t"c": [\n\t\t1,\n\t\t{\n\t\t\t"x": "  y\\tz"\n\t\t}\n\t]\n}'
     )
+
+
+def test_what_json_cannot_hold_is_not_written() -> None:
+    with refused('cannot write JSON: text is not UTF-8: "/srv/\\xdcff"'):
+        codec.encode(Outer(value="/srv/\udcff"))
+    deep: list[object] = []
+    for _ in range(5000):
+        deep = [deep]
+    for value in (Outer(value=deep), PodManifest.create((), isolators=(Isolator("x", deep),))):
+        with refused("cannot write JSON: value is nested too deeply"):
+            codec.encode(value)
 
 
 ANY_JSON = st.recursive(

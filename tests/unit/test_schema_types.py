@@ -126,6 +126,11 @@ def test_semver_refuses(text: str) -> None:
         types.parse_semver(text)
 
 
+def test_semver_is_bounded() -> None:
+    with refused("SemVer is bad"):
+        types.parse_semver("1.0.0-" + "a." * 10**6 + "a")
+
+
 def test_semver_zero() -> None:
     with refused("SemVer cannot be zero"):
         types.parse_semver("0.0.0")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from rkt.errors import SchemaError, one_line
-from rkt.schema.types import SCALARS, BadValue
+from rkt.schema.types import SCALARS, BadValue, quote
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,9 +74,18 @@ def convert(value: JSON, kind: type[T], where: str) -> T:
 
 
 def encode(value: object) -> bytes:
-    """Encode as compact JSON, keys in the order of the schema."""
+    """Encode as compact JSON, keys in the order of the schema.
+
+    Raises SchemaError for what JSON cannot hold: text that is not UTF-8, extreme depth.
+    """
     wire = getattr(value, "wire", None)
-    return _encoder.encode(value if wire is None else wire())
+    try:
+        return _encoder.encode(value if wire is None else wire())
+    except UnicodeEncodeError as err:
+        bad = quote(err.object[max(err.start - 40, 0) : err.end + 40])
+        raise SchemaError(f"cannot write JSON: text is not UTF-8: {bad}") from None
+    except RecursionError:
+        raise SchemaError("cannot write JSON: value is nested too deeply") from None
 
 
 def encode_pretty(value: object) -> bytes:

@@ -33,6 +33,7 @@ _MONTH_DAYS = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 _TRUE = frozenset(("1", "t", "T", "TRUE", "true", "True"))
 _FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
 _QUOTE_LIMIT = 200
+_MAX_SEMVER = 256
 
 
 class BadValue(SchemaError, ValueError):
@@ -118,7 +119,8 @@ def parse_hash(text: str) -> str:
 
 def parse_semver(text: str) -> str:
     """Check a semantic version other than 0.0.0."""
-    found = _SEMVER.fullmatch(text)
+    # The bound keeps the expression from eating memory on megabytes of dots.
+    found = _SEMVER.fullmatch(text) if len(text) <= _MAX_SEMVER else None
     if not found:
         raise BadValue("SemVer is bad")
     if not any(int(part) for part in found.groups()[:3]) and not found[4] and not found[5]:
