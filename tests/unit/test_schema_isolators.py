@@ -210,7 +210,7 @@ def test_constructors_make_checked_isolators() -> None:
         retain=True, names=("a",), errno="EPERM"
     )
     with pytest.raises(BadValue, match="set must be non-empty"):
-        isolators.capabilities([], retain=True)
+        isolators.capabilities([""], retain=True)
 
 
 def test_sysctl_keys_are_not_folded() -> None:

@@ -72,7 +72,7 @@ def test_volume(text: str, volume: Volume) -> None:
     ],
 )
 def test_volume_refuses(text: str, error: str) -> None:
-    with refused(f'invalid value in --volume flag "{text}": {error}'):
+    with refused(error):
         textual.parse_volume(text)
 
 
@@ -93,7 +93,7 @@ def test_volume_refuses_bytes_that_are_no_text() -> None:
     ],
 )
 def test_mount_refuses(text: str, error: str) -> None:
-    with refused(f'invalid value in --mount flag "{text}": {error}'):
+    with refused(error):
         textual.parse_mount(text)
 
 
@@ -109,7 +109,7 @@ def test_mount_volume() -> None:
         Volume("w", "host", "/s"),
         Mount("w", "/t"),
     )
-    with refused('invalid value in --mnt-volume flag "w,kind=empty": missing target= parameter'):
+    with refused("missing target= parameter"):
         textual.parse_mount_volume("w,kind=empty")
 
 

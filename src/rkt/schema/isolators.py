@@ -167,8 +167,10 @@ def resource(name: str, amount: Quantity) -> Isolator:
 
 
 def capabilities(names: Iterable[str], *, retain: bool) -> Isolator:
-    """Make a capability isolator; raises BadValue for an empty set."""
-    return Isolator(CAPS_RETAIN if retain else CAPS_REMOVE, {"set": list(names)})
+    """Make a capability isolator; raises BadValue for a set without names."""
+    return Isolator(
+        CAPS_RETAIN if retain else CAPS_REMOVE, {"set": [name for name in names if name]}
+    )
 
 
 def seccomp(names: Iterable[str], *, retain: bool, errno: str | None = None) -> Isolator:

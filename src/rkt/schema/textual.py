@@ -1,5 +1,6 @@
 """Text forms of volumes, mounts, ports and image names, and architecture names.
 
+The errors speak of the value; who calls says which flag it was given with.
 appc spec v0.8.11, schema/types and discovery; rkt v1.30.0, rkt/cli_apps.go.
 """
 
@@ -79,51 +80,39 @@ def parse_app_string(text: str) -> AppRef:
 
 
 def parse_volume(text: str) -> Volume:
-    """Read a value of --volume, `NAME,kind=host,source=/p,…`; raises BadValue naming the flag.
+    """Read a value of --volume, `NAME,kind=host,source=/p,…`; raises BadValue.
 
     `%XX` stands for a byte, so that a path may contain a comma.  Unlike the reference a plus sign
     is no space: /srv/c++ is an ordinary path.
     """
-    try:
-        return _volume(_pairs(text, "name", escapes=True))
-    except BadValue as err:
-        raise BadValue(f"invalid value in --volume flag {quote(text)}: {err.message}") from None
+    return _volume(_pairs(text, "name", escapes=True))
 
 
 def parse_mount(text: str) -> Mount:
-    """Read a value of --mount, `volume=NAME,target=PATH`; raises BadValue naming the flag."""
-    try:
-        fields = _pairs(text, escapes=True)
-        for key in fields:
-            if key not in ("volume", "target"):
-                raise BadValue(f"unknown mount parameter {quote(key)}")
-    except BadValue as err:
-        raise BadValue(f"invalid value in --mount flag {quote(text)}: {err.message}") from None
+    """Read a value of --mount, `volume=NAME,target=PATH`; raises BadValue."""
+    fields = _pairs(text, escapes=True)
+    for key in fields:
+        if key not in ("volume", "target"):
+            raise BadValue(f"unknown mount parameter {quote(key)}")
+    volume = fields.get("volume", "")
     if "volume" in fields:
         try:
-            parse_ac_name(fields["volume"])
+            parse_ac_name(volume)
         except BadValue as err:
             raise BadValue(
-                f"invalid volume name {quote(fields['volume'])} in --mount flag {quote(text)}: "
-                f"{err.message}"
+                f"invalid volume name {quote(volume)} in --mount flag {quote(text)}: {err.message}"
             ) from None
-    try:
-        return Mount(fields.get("volume", ""), fields.get("target", ""))
-    except BadValue as err:
-        raise BadValue(f"invalid value in --mount flag {quote(text)}: {err.message}") from None
+    return Mount(volume, fields.get("target", ""))
 
 
 def parse_mount_volume(text: str) -> tuple[Volume, Mount]:
     """Read a value of --mnt-volume: a volume with `target=PATH`; raises BadValue."""
-    try:
-        fields = _pairs(text, "name", escapes=True)
-        target = fields.pop("target", "")
-        if not target:
-            raise BadValue("missing target= parameter")
-        volume = _volume(fields)
-        return volume, Mount(volume.name, target)
-    except BadValue as err:
-        raise BadValue(f"invalid value in --mnt-volume flag {quote(text)}: {err.message}") from None
+    fields = _pairs(text, "name", escapes=True)
+    target = fields.pop("target", "")
+    if not target:
+        raise BadValue("missing target= parameter")
+    volume = _volume(fields)
+    return volume, Mount(volume.name, target)
 
 
 def parse_port(text: str) -> ExposedPort:
