@@ -1,0 +1,184 @@
+"""Build the image `stage1-oci`.
+
+    python -m rkt.stage1.build OUT.aci --python /usr/bin/python3 --catatonit /usr/bin/catatonit
+
+The same sources, interpreter and catatonit give the same bytes.  `OUT.aci.id` gets the image key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import sys
+import tarfile
+
+import rkt
+from rkt import const, log
+from rkt.errors import NotFound, RktError, UsageError, describe
+from rkt.linux import atomic, proc
+
+ENTRYPOINTS = ("run", "enter", "gc", "stop")
+_LIB = "usr/lib/rkt"
+_MODULES = ("__init__", "errors", "const", "log")
+_PACKAGES = {"linux": ("__init__", "atomic", "libc", "lock", "proc"), "stage1": ()}
+_OWN = ("build",)  # of stage1: not needed in a pod
+_DIRECTORIES = (
+    "dev", "dev/shm", "etc", "opt", "opt/stage2", "proc", "rkt", "rkt/env", "rkt/pids",
+    "rkt/status", "sys", "tmp", "usr", "usr/bin", "usr/lib", _LIB, "var",
+)  # fmt: skip
+# -B: it may run from the tree store, which nobody may write to.
+_LAUNCHER = """\
+#!{python} -ISB
+import sys; sys.path.insert(0, __file__.rpartition("/")[0] + "/{lib}"); \
+from rkt.stage1 import {module}; sys.exit({module}.main(sys.argv))
+"""
+_OS_RELEASE = 'NAME="rkt stage1-oci"\nID=rkt\nVERSION="{v}"\nVERSION_ID={v}\nPRETTY_NAME="rkt {v}"\n'
+_ARCHES = {"x86_64": "amd64", "i686": "i386", "i386": "i386"}
+# Runs in the target interpreter; hash seed and order are fixed so that the result is too.
+_COMPILE = """\
+import importlib._bootstrap_external as b, importlib.util as u, sys
+for i in range(0, len(sys.argv[1:]), 2):
+    source, name = sys.argv[1 + i:3 + i]
+    data = open(source, "rb").read()
+    code = compile(data, name, "exec", dont_inherit=True, optimize=0)
+    out = b._code_to_hash_pyc(code, u.source_hash(data), False)
+    sys.stdout.buffer.write(len(out).to_bytes(8, "little") + out)
+print(sys.implementation.cache_tag, end="", file=sys.stderr)
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Build the image named on the command line."""
+    try:
+        out, python, catatonit = _arguments(argv)
+        log.plain(build(out, python=python, catatonit=catatonit))
+    except RktError as err:
+        log.info(describe(err))
+        return err.exit_code
+    return 0
+
+
+def _arguments(argv: list[str]) -> tuple[str, str, str]:
+    values = {"--python": "/usr/bin/python3", "--catatonit": "/usr/bin/catatonit"}
+    rest: list[str] = []
+    words = iter(argv)
+    for word in words:
+        name, given, value = word.partition("=")
+        if name in values:
+            values[name] = value if given else next(words, "")
+        else:
+            rest.append(word)
+    if len(rest) != 1 or rest[0].startswith("-") or not all(values.values()):
+        raise UsageError("usage: rkt.stage1.build OUT.aci [--python PATH] [--catatonit PATH]")
+    return rest[0], values["--python"], values["--catatonit"]
+
+
+def build(out: str, *, python: str, catatonit: str) -> str:
+    """Write the image and its key beside it; gives the key."""
+    if not os.path.isabs(python):
+        raise UsageError(f'"{python}": the interpreter must be an absolute path')
+    data = archive(python=python, catatonit=catatonit)
+    key = f"sha512-{hashlib.sha512(data).hexdigest()[:64]}"
+    atomic.write_file(out, data)
+    atomic.write_file(f"{out}.id", f"{key}\n".encode())
+    return key
+
+
+def archive(*, python: str, catatonit: str) -> bytes:
+    """Give the bytes of the image's tar."""
+    entries: dict[str, tuple[int, bytes | None]] = {"rootfs": (0o755, None)}
+    entries["manifest"] = (0o644, manifest())
+    for name in _DIRECTORIES:
+        entries[f"rootfs/{name}"] = (0o755, None)
+    for module in ENTRYPOINTS:
+        text = _LAUNCHER.format(python=python, lib=_LIB, module=module)
+        entries[f"rootfs/{module}"] = (0o755, text.encode())
+    entries["rootfs/etc/os-release"] = (0o644, _OS_RELEASE.format(v=rkt.__version__).encode())
+    entries["rootfs/usr/bin/catatonit"] = (0o755, _static_program(catatonit))
+    for name, data in _library(python).items():
+        for at, letter in enumerate(name):
+            if letter == "/":
+                entries.setdefault(f"rootfs/{_LIB}/{name[:at]}", (0o755, None))
+        entries[f"rootfs/{_LIB}/{name}"] = (0o644, data)
+    return _tar(entries)
+
+
+def manifest() -> bytes:
+    """Give the image manifest."""
+    machine = os.uname().machine
+    annotations = {f"{const.STAGE1_PREFIX}{name}": f"/{name}" for name in ENTRYPOINTS}
+    annotations[const.STAGE1_INTERFACE] = "6"
+    annotations[const.STAGE1_PRIVATE_MOUNTS] = "true"
+    labels = {"version": rkt.__version__, "os": "linux", "arch": _ARCHES.get(machine, machine)}
+    document = {
+        "acKind": "ImageManifest",
+        "acVersion": const.APPC_VERSION,
+        "name": const.STAGE1_OCI_NAME,
+        "labels": [{"name": name, "value": value} for name, value in labels.items()],
+        "annotations": [{"name": name, "value": value} for name, value in annotations.items()],
+    }
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def _static_program(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as err:
+        raise NotFound(
+            f'"{path}": {err.strerror}', hint="install catatonit, or name it with --catatonit"
+        ) from err
+    if data[:4] != b"\x7fELF" or b"/ld-linux" in data[:4096] or b"/ld-musl" in data[:4096]:
+        raise RktError(f'"{path}" is not a statically linked program')
+    return data
+
+
+def _library(python: str) -> dict[str, bytes]:
+    """Give the Python modules with their compiled forms, by path below the library directory."""
+    source_root = os.path.dirname(os.path.abspath(rkt.__file__))
+    names = [f"{module}.py" for module in _MODULES]
+    for package, modules in _PACKAGES.items():
+        found = modules or tuple(
+            entry[:-3]
+            for entry in os.listdir(f"{source_root}/{package}")
+            if entry.endswith(".py") and entry[:-3] not in _OWN
+        )
+        names += [f"{package}/{module}.py" for module in found]
+    names.sort()
+    argv = [python, "-s", "-S", "-B", "-c", _COMPILE]
+    files: dict[str, bytes] = {}
+    for name in names:
+        with open(f"{source_root}/{name}", "rb") as file:
+            files[f"rkt/{name}"] = file.read()
+        argv += [f"{source_root}/{name}", f"/{_LIB}/rkt/{name}"]
+    done = proc.run(argv, env={**proc.BASE_ENV, "PYTHONHASHSEED": "0"}, cwd="/")
+    tag, stream = done.stderr.decode(), io.BytesIO(done.stdout)
+    for name in names:
+        compiled = stream.read(int.from_bytes(stream.read(8), "little"))
+        head, _, base = f"rkt/{name}".rpartition("/")
+        files[f"{head}/__pycache__/{base[:-3]}.{tag}.pyc"] = compiled
+    return files
+
+
+def _tar(entries: dict[str, tuple[int, bytes | None]]) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name in sorted(entries):
+            mode, data = entries[name]
+            info = tarfile.TarInfo(name)
+            info.mode = mode
+            info.mtime = int(os.environ.get("SOURCE_DATE_EPOCH", "0"))
+            info.uname = info.gname = "root"
+            if data is None:
+                info.type = tarfile.DIRTYPE
+                tar.addfile(info)
+            else:
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    return stream.getvalue()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,46 @@
+"""What every entrypoint shares: its errors become one line and exit status 254.
+
+An entrypoint runs in the pod directory with the standard library only; imports are paid for at each
+start of a pod, so nothing here or below may load typing, argparse, subprocess or dataclasses.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from rkt import log
+from rkt.errors import EXIT_FAILURE, RktError, describe, one_line
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def guarded(body: Callable[[list[str]], int], argv: list[str]) -> int:
+    """Run an entrypoint's body; turn a failure into its line on stderr and status 254."""
+    try:
+        return body(argv)
+    except RktError as err:
+        _report(err)
+        if err.hint:
+            log.plain(f"hint: {err.hint}")
+    except OSError as err:
+        _report(err)
+    except Exception as err:  # noqa: BLE001 - the last resort of a program: say it, exit 254
+        log.info(f"internal error: {type(err).__name__}: {one_line(str(err))}")
+        if log.is_debug():
+            import traceback
+
+            traceback.print_exc()
+    return EXIT_FAILURE
+
+
+def _report(err: BaseException) -> None:
+    text = describe(err, debug=log.is_debug())
+    log.info(text)
+
+
+def fail_usage(text: str) -> int:
+    """Say that the caller broke the stage contract."""
+    sys.stderr.write(f"rkt: {text}\n")
+    return EXIT_FAILURE

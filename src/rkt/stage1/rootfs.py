@@ -1,0 +1,190 @@
+"""Looking into an app's root file system, which is hostile.
+
+Every path is resolved by the kernel with the app's root as its root (openat2, RESOLVE_IN_ROOT): a
+link in the image, absolute or with any number of "..", never leads out.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from rkt.errors import KernelError, RktError
+from rkt.linux import libc
+
+_FILE_LIMIT = 4 << 20  # of etc/passwd and etc/group
+_HEAD = 4096
+_RESOLVE = libc.RESOLVE_IN_ROOT | libc.RESOLVE_NO_MAGICLINKS
+
+
+class Root:
+    """An app's root directory, held open."""
+
+    __slots__ = ("fd", "path")
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        try:
+            self.fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as err:
+            raise KernelError("cannot open root file system", err, path) from err
+
+    def close(self) -> None:
+        """Close the directory."""
+        os.close(self.fd)
+
+    def open(self, path: str, flags: int) -> int:
+        """Open a path inside the root.  Raises OSError."""
+        return libc.openat2(self.fd, path.lstrip("/") or ".", flags, resolve=_RESOLVE)
+
+    def lstat(self, path: str) -> os.stat_result:
+        """Stat a path inside the root without following a last link.  Raises OSError."""
+        fd = self.open(path, os.O_PATH | os.O_NOFOLLOW)
+        try:
+            return os.fstat(fd)
+        finally:
+            os.close(fd)
+
+    def stat(self, path: str) -> os.stat_result | None:
+        """Stat a path inside the root; None when it does not exist."""
+        try:
+            fd = self.open(path, os.O_PATH)
+        except OSError as err:
+            if err.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                return None
+            raise
+        try:
+            return os.fstat(fd)
+        finally:
+            os.close(fd)
+
+    def read(self, path: str, limit: int = _FILE_LIMIT) -> bytes | None:
+        """Read a regular file of bounded size; None when there is none."""
+        info = self.stat(path)
+        if info is None or not stat.S_ISREG(info.st_mode):
+            return None
+        # A FIFO or a device put there in between must not block: O_NONBLOCK, and look again.
+        fd = self.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        with os.fdopen(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                return None
+            data = file.read(limit + 1)
+        if len(data) > limit:
+            raise RktError(f'"{path}" is larger than {limit} bytes')
+        return data
+
+    def head(self, path: str) -> bytes:
+        """Read the first bytes of an executable."""
+        fd = self.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        try:
+            return os.pread(fd, _HEAD, 0)
+        finally:
+            os.close(fd)
+
+    def ensure_dir(self, path: str, mode: int) -> None:
+        """Make one directory inside the root unless something is there; its parent must exist."""
+        parent, _, name = path.strip("/").rpartition("/")
+        fd = self.open(parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.mkdir(name, mode, dir_fd=fd)
+            os.chmod(name, mode, dir_fd=fd)
+        except FileExistsError:
+            pass
+        finally:
+            os.close(fd)
+
+    def ensure_mtab(self) -> None:
+        """Make etc/mtab a link to the mount table where the image has an etc without mtab."""
+        try:
+            fd = self.open("etc", os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:
+            return
+        try:
+            os.symlink("../proc/self/mounts", "mtab", dir_fd=fd)
+        except OSError as err:
+            if err.errno not in (errno.EEXIST, errno.EROFS):
+                raise
+        finally:
+            os.close(fd)
+
+
+def find_executable(root: Root, name: str, search: str, cwd: str) -> str:
+    """Find a program as rkt does: a path as it is, a name along the app's PATH.
+
+    Gives the path inside the root.  Raises RktError naming what is missing.
+    """
+    if "/" in name:
+        path = name if name.startswith("/") else f"{cwd.rstrip('/')}/{name}"
+        problem = _executable(root, path)
+        if problem:
+            raise RktError(f'error looking up "{name}": {problem}')
+        return path
+    seen = ""
+    for directory in search.split(":"):
+        base = directory if directory.startswith("/") else f"{cwd.rstrip('/')}/{directory}"
+        path = f"{base.rstrip('/')}/{name}"
+        problem = _executable(root, path)
+        if not problem:
+            return path
+        if problem != "no such file or directory":
+            seen = f'"{path}": {problem}'
+    raise RktError(f'error looking up "{name}": {seen or f"not found along PATH={search}"}')
+
+
+def _executable(root: Root, path: str) -> str:
+    try:
+        info = root.stat(path)
+    except OSError as err:
+        return err.strerror.lower() if err.strerror else "cannot be read"
+    if info is None:
+        return "no such file or directory"
+    if stat.S_ISDIR(info.st_mode):
+        return "is a directory"
+    if not stat.S_ISREG(info.st_mode):
+        return "not a regular file"
+    if not info.st_mode & 0o111:
+        return "permission denied (not executable)"
+    return ""
+
+
+def missing_interpreter(root: Root, path: str) -> str:
+    """Name the interpreter that an executable wants and the root has not; "" if all is there."""
+    try:
+        head = root.head(path)
+    except OSError:
+        return ""
+    if head[:2] == b"#!":
+        words = head[2:].split(b"\n", 1)[0].split()
+        wanted = os.fsdecode(words[0]) if words else ""
+    elif head[:4] == b"\x7fELF":
+        wanted = _elf_interpreter(head)
+    else:
+        return ""
+    if not wanted.startswith("/"):
+        return ""
+    try:
+        return wanted if root.stat(wanted) is None else ""
+    except OSError:
+        return ""
+
+
+def _elf_interpreter(head: bytes) -> str:
+    """Read PT_INTERP from the first page of an ELF file, "" for a static or an odd one."""
+    wide = head[4:5] == b"\2"
+    order = "big" if head[5:6] == b"\2" else "little"
+
+    def number(offset: int, size: int) -> int:
+        return int.from_bytes(head[offset : offset + size], "big" if order == "big" else "little")
+
+    table = number(32, 8) if wide else number(28, 4)
+    size, count = (number(54, 2), number(56, 2)) if wide else (number(42, 2), number(44, 2))
+    for index in range(min(count, 64)):
+        entry = table + index * size
+        if entry + size > len(head) or number(entry, 4) != 3:
+            continue
+        start = number(entry + 8, 8) if wide else number(entry + 4, 4)
+        length = number(entry + 32, 8) if wide else number(entry + 16, 4)
+        raw = head[start : start + length]
+        return os.fsdecode(raw.rstrip(b"\0")) if len(raw) == length else ""
+    return ""

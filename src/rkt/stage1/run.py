@@ -1,0 +1,285 @@
+"""The `run` entrypoint: set a pod up, supervise it, tear it down (rkt-internals 2)."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from rkt import log
+from rkt.const import LOCK_FD_ENV
+from rkt.errors import KernelError, NotFound, RktError
+from rkt.linux import atomic, libc
+from rkt.stage1 import (
+    capabilities,
+    cgroup,
+    contract,
+    environment,
+    files,
+    launch,
+    manifest,
+    resources,
+    rootfs,
+    runtime,
+    sandbox,
+    seccomp,
+    spec,
+    supervisor,
+    users,
+    volumes,
+)
+
+_FLAVOR = "oci"
+_MDS_PORT = 18112
+
+
+def main(argv: list[str]) -> int:
+    """Run a pod and give its exit status."""
+    return launch.guarded(_main, argv)
+
+
+def _main(argv: list[str]) -> int:
+    options = contract.parse_run(argv[1:])
+    log.configure(debug=options.debug)
+    _keep_lock()
+    _refuse(options)
+    pod = Pod(options, os.getcwd())
+    try:
+        pod.set_up()
+        status = pod.supervise()
+    except BaseException:
+        pod.tear_down(drain=False)
+        raise
+    pod.tear_down(drain=True)
+    return status
+
+
+def _keep_lock() -> None:
+    """Hold the lock as long as this process lives, and no child of it."""
+    value = os.environ.get(LOCK_FD_ENV, "")
+    if value.isdigit():
+        try:
+            os.set_inheritable(int(value), False)
+        except OSError as err:
+            raise KernelError(f"{LOCK_FD_ENV}={value}", err) from err
+
+
+def _refuse(options: contract.RunOptions) -> None:
+    if options.mutable:
+        raise RktError("stage1-oci does not support mutable pods")
+    if options.private_users:
+        raise RktError("stage1-oci does not support --private-users")
+    unknown = [net for net in options.net if net.partition(":")[0] not in ("host", "none")]
+    if unknown:
+        raise NotFound(f"networks not found: {', '.join(unknown)}", hint="use --net=host or --net=none")
+
+
+class Pod:
+    """A pod on its way up, and down again from wherever it got."""
+
+    def __init__(self, options: contract.RunOptions, pod_dir: str) -> None:
+        self.options = options
+        self.dir = pod_dir
+        self.rootfs = f"{pod_dir}/stage1/rootfs"
+        self.manifest = manifest.load(pod_dir)
+        self.hostname = options.hostname or f"rkt-{options.uuid}"
+        self.terminal = ""
+        self.supervisor: supervisor.Supervisor | None = None
+        self.runtime: runtime.Runtime | None = None
+        self.layout: cgroup.Layout | None = None
+        self.init: sandbox.Sandbox | None = None
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+            self.have = capabilities.available(file.read())
+
+    def set_up(self) -> None:
+        """Do all that comes before the first app.  Raises RktError."""
+        options = self.options
+        if options.interactive and len(self.manifest.apps) != 1:
+            raise RktError("interactive option only supports pods with one app")
+        if options.interactive and os.isatty(0):
+            self.terminal = os.environ.get("TERM") or "vt100"
+        libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
+        _private_mounts()
+        wake = supervisor.catch_signals(resize=bool(self.terminal))
+        self._directories()
+        self._shared_memory()
+        self.init = sandbox.start(self.rootfs, self.hostname, self._flags())
+        self.layout = cgroup.read_layout()
+        wanted = os.environ.get(runtime.RUNTIME_ENV, "")
+        self.runtime = runtime.choose(self.dir, self.layout, wanted, self.have)
+        path = self.layout.pod_path(options.uuid)
+        atomic.write_file(f"{self.dir}/subcgroup", f"{path}\n".encode(), durable=False)
+        self.supervisor = supervisor.Supervisor(self.dir, self.runtime, self.init.pid)
+        self.supervisor.watch_signals(wake)
+        self.init.wait_ready()
+        self._record()
+
+    def supervise(self) -> int:
+        """Start the apps and wait for their end."""
+        if self.supervisor is None:
+            raise RktError("the pod is not set up")
+        prefixed = len(self.manifest.apps) > 1
+        stdin = 0 if self.options.interactive and not self.terminal else -1
+        plans = [self._plan_of(app) for app in self.manifest.apps]
+        for plan in plans:
+            config = spec.build(
+                plan, init_pid=self._init_pid(), joined=self._joined(), shm=f"{self.rootfs}/dev/shm"
+            )
+            self.supervisor.start(supervisor.AppRun(plan, config), stdin, prefixed=prefixed)
+        return self.supervisor.run()
+
+    def tear_down(self, *, drain: bool) -> None:
+        """Undo everything; idempotent, and never fails for what is already gone."""
+        if self.supervisor is not None:
+            self.supervisor.teardown(drain=drain)
+        elif self.init is not None:
+            _end(self.init.pid)
+        if self.runtime is not None and not self.runtime.forgets_by_removal and self.supervisor:
+            for app in self.supervisor.apps:
+                self.runtime.delete(app.ident)
+        if self.layout is not None:
+            for left in cgroup.remove(self.layout, self.layout.pod_path(self.options.uuid)):
+                log.warning(f'cannot remove cgroup "{left}"')
+        files.remove_tree(f"{self.dir}/runtime")
+        files.remove_tree(f"{self.dir}/bundle")
+
+    def _init_pid(self) -> int:
+        return self.init.pid if self.init else 0
+
+    def _flags(self) -> int:
+        flags = libc.CLONE_NEWUTS
+        if self.options.ipc != "parent":
+            flags |= libc.CLONE_NEWIPC
+        if "host" not in self.options.net:
+            flags |= libc.CLONE_NEWNET
+        return flags
+
+    def _joined(self) -> set[str]:
+        flags = self._flags()
+        joined = {"pid", "uts"}
+        if flags & libc.CLONE_NEWIPC:
+            joined.add("ipc")
+        if flags & libc.CLONE_NEWNET:
+            joined.add("network")
+        return joined
+
+    def _directories(self) -> None:
+        for name in ("status", "env", "pids"):
+            os.makedirs(f"{self.rootfs}/rkt/{name}", 0o755, exist_ok=True)
+        for name in ("runtime", "bundle"):
+            os.mkdir(f"{self.dir}/{name}", 0o700)
+
+    def _shared_memory(self) -> None:
+        """Mount the /dev/shm that all apps of the pod share."""
+        path = f"{self.rootfs}/dev/shm"
+        os.makedirs(path, 0o755, exist_ok=True)
+        flags = libc.MS_NOSUID | libc.MS_NODEV | 0x8
+        try:
+            libc.mount("shm", path, "tmpfs", flags, "mode=1777,size=64m")
+        except OSError as err:
+            raise KernelError("cannot mount /dev/shm of the pod", err, path) from err
+
+    def _record(self) -> None:
+        """Write what other rkt commands look for in the pod directory."""
+        pid = f"{self._init_pid()}\n".encode()
+        atomic.write_file(f"{self.dir}/pid", pid, durable=False)
+        try:
+            os.symlink(_FLAVOR, f"{self.dir}/flavor")
+        except FileExistsError:
+            pass
+        path = self.runtime.path if self.runtime else ""
+        atomic.write_file(f"{self.dir}/oci-runtime", f"{path}\n".encode(), durable=False)
+
+    def _plan_of(self, app: manifest.App) -> spec.AppPlan:
+        try:
+            return self._plan(app)
+        except RktError as err:
+            text = err.message if err.message.startswith("app ") else f'app "{app.name}": {err.message}'
+            raise RktError(text, hint=err.hint) from err.__cause__
+
+    def _plan(self, app: manifest.App) -> spec.AppPlan:
+        options = self.options
+        plan = spec.AppPlan(app.name, f"{self.rootfs}/opt/stage2/{app.name}/rootfs")
+        root = rootfs.Root(plan.root)
+        try:
+            plan.uid, plan.gid = users.resolve(root, app)
+            plan.groups = app.supplementary_gids
+            plan.binds = volumes.resolve(app, self.manifest, self.dir, root)
+            files.prepare_root(root, plan.binds)
+            token = options.mds_token
+            env = environment.build(
+                app.name, app.environment, terminal=self.terminal,
+                metadata_url=f"http://127.0.0.1:{_MDS_PORT}/{token}" if token else "",
+            )  # fmt: skip
+            plan.env = environment.as_list(env)
+            plan.cwd = app.cwd
+            plan.args = self._command(root, app.exec, plan, env["PATH"], app.image_name)
+            plan.handlers = {
+                name: self._command(root, command, plan, env["PATH"], app.image_name)
+                for name, command in app.handlers.items()
+            }
+            own = self.rootfs, self.hostname
+            plan.binds += files.network_files(options.resolv, options.hosts, root, plan.binds, own)
+        finally:
+            root.close()
+        self._restrict(app, plan)
+        plan.read_only_root = app.read_only_root
+        plan.terminal = bool(self.terminal)
+        plan.cgroup = f"{self.layout.pod_path(options.uuid)}/{app.name}" if self.layout else ""
+        path = f"{self.rootfs}/rkt/env/{app.name}"
+        atomic.write_file(path, environment.as_file(env), durable=False)
+        return plan
+
+    def _restrict(self, app: manifest.App, plan: spec.AppPlan) -> None:
+        options = self.options
+        plan.capabilities = capabilities.select(
+            app.isolators, have=self.have, unrestricted=options.disable_capabilities
+        )
+        if not options.disable_seccomp:
+            plan.seccomp = seccomp.build(
+                app.isolators, capabilities=plan.capabilities, machine=os.uname().machine
+            )
+        asked = any(n == "os/linux/no-new-privileges" and v is True for n, v in app.isolators)
+        plan.no_new_privileges = asked or (plan.seccomp is not None and plan.uid != 0)
+        plan.unprotected_paths = options.disable_paths
+        known = self.layout.controllers if self.layout else set()
+        plan.resources = resources.build(app.name, app.isolators, known)
+        plan.oom_score_adj = resources.oom_score_adj(app.name, app.isolators, self.have)
+
+    def _command(
+        self, root: rootfs.Root, command: list[str], plan: spec.AppPlan, search: str, image: str
+    ) -> list[str]:
+        if not command or not command[0]:
+            raise RktError(f'image "{image}" has an empty "exec" (try --exec=BINARY)')
+        if any(_is_volume(bind) for bind in plan.binds):
+            return command  # it may lie in a volume: the runtime looks it up
+        if not plan.cwd.startswith("/"):
+            raise RktError(f'working directory "{plan.cwd}" must be an absolute path')
+        info = root.stat(plan.cwd)
+        if info is None or not stat.S_ISDIR(info.st_mode):
+            raise RktError(f'working directory "{plan.cwd}": no such directory')
+        path = rootfs.find_executable(root, command[0], search, plan.cwd)
+        interpreter = rootfs.missing_interpreter(root, path)
+        if interpreter:
+            raise RktError(f'"{path}": its interpreter "{interpreter}" is not in the image')
+        return [path, *command[1:]]
+
+
+def _is_volume(bind: volumes.Bind) -> bool:
+    return os.path.isdir(bind.source)
+
+
+def _private_mounts() -> None:
+    """Have a mount namespace of our own, whatever stage0 did: nothing here may reach the host."""
+    try:
+        libc.unshare(libc.CLONE_NEWNS)
+        libc.mount("", "/", flags=libc.MS_REC | libc.MS_SLAVE)
+    except OSError as err:
+        raise KernelError("cannot make a mount namespace", err) from err
+
+
+def _end(pid: int) -> None:
+    try:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+    except (ProcessLookupError, ChildProcessError):
+        pass

@@ -1,0 +1,122 @@
+"""Choosing and driving the OCI runtime."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from rkt import log
+from rkt.errors import NotFound
+from rkt.linux import libc, proc
+from rkt.stage1 import cgroup
+
+RUNTIME_ENV = "RKT_OCI_RUNTIME"
+_SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/libexec/crun"
+_UNIFIED = f"{cgroup.ROOT}/unified"
+_LOG_LIMIT = 1 << 20
+_HINT = "install crun or runc (Debian: apt install crun, Fedora: dnf install crun)"
+
+
+class Runtime:
+    """An OCI runtime on this host; keeps its state below the pod directory."""
+
+    __slots__ = ("name", "path", "state")
+
+    def __init__(self, path: str, pod_dir: str) -> None:
+        self.path = path
+        self.name = os.path.basename(path)
+        self.state = f"{pod_dir}/runtime"
+
+    @property
+    def forgets_by_removal(self) -> bool:
+        """Whether removing state and cgroups is all that its `delete` would do."""
+        return self.name in ("crun", "runc")
+
+    def base(self, log_file: str = "") -> list[str]:
+        """Give the beginning of each command line."""
+        argv = [self.path, "--root", self.state]
+        if log_file:
+            argv += ["--log", log_file, "--log-format", "json"]
+        return argv
+
+    def run_argv(self, ident: str, bundle: str, console: str = "") -> list[str]:
+        """Give the command that creates and starts a container and returns."""
+        argv = [*self.base(f"{bundle}/log"), "run", "--detach", "--bundle", bundle]
+        argv += ["--pid-file", f"{bundle}/pid"]
+        if console:
+            argv += ["--console-socket", console]
+        return [*argv, ident]
+
+    def delete(self, ident: str) -> None:
+        """Let the runtime forget a container; failures are of no interest."""
+        proc.run([*self.base(), "delete", "--force", ident], check=False, timeout=30)
+
+
+def choose(pod_dir: str, layout: cgroup.Layout, wanted: str, have: tuple[str, ...]) -> Runtime:
+    """Pick crun where it works, else runc; `wanted` (a name or a path) overrides.
+
+    Must be called in a mount namespace of the pod's own: on a hybrid host the version 2 tree is
+    hidden for the sake of crun.  Raises NotFound with a hint when there is no runtime.
+    """
+    if wanted:
+        path = proc.find_program(wanted, _SEARCH)
+        if path is None:
+            raise NotFound(f'OCI runtime "{wanted}": no such program', hint=_HINT)
+        if os.path.basename(path) == "crun":
+            hide_unified(layout)
+        return Runtime(path, pod_dir)
+    crun = proc.find_program("crun", _SEARCH)
+    runc = proc.find_program("runc", _SEARCH)
+    if crun and (not runc or (_crun_may_work(layout, have) and hide_unified(layout))):
+        return Runtime(crun, pod_dir)
+    if runc:
+        return Runtime(runc, pod_dir)
+    raise NotFound("no OCI runtime found: neither crun nor runc is installed", hint=_HINT)
+
+
+def _crun_may_work(layout: cgroup.Layout, have: tuple[str, ...]) -> bool:
+    # On a version 2 tree crun loads a device program, which needs to raise RLIMIT_MEMLOCK.
+    return not layout.unified or "CAP_SYS_RESOURCE" in have
+
+
+def hide_unified(layout: cgroup.Layout) -> bool:
+    """Hide a hybrid host's version 2 tree from this mount namespace; crun 1.8 fails seeing it."""
+    if not layout.hybrid or _UNIFIED not in layout.hierarchies:
+        return True
+    if not cgroup.has_controllers(_UNIFIED):
+        return True
+    try:
+        libc.mount("tmpfs", _UNIFIED, "tmpfs", 0, "size=64k,mode=755")
+    except OSError as err:
+        log.debug(f'cannot hide "{_UNIFIED}": {err.strerror}')
+        return False
+    layout.hierarchies.remove(_UNIFIED)
+    return True
+
+
+def write_bundle(path: str, config: dict[str, object]) -> None:
+    """Write a bundle directory."""
+    os.mkdir(path, 0o700)
+    with open(f"{path}/config.json", "w", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(json.dumps(config))
+
+
+def failure_text(bundle: str, output: bytes) -> str:
+    """Give the last error that a runtime logged, else the end of what it wrote."""
+    text = ""
+    try:
+        with open(f"{bundle}/log", "rb") as file:
+            lines = file.read(_LOG_LIMIT).decode("utf-8", "replace").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and entry.get("level") in ("error", "fatal"):
+            text = str(entry.get("msg", ""))
+    if not text:
+        tail = output.decode("utf-8", "replace").strip().splitlines()
+        text = tail[-1] if tail else "no reason given"
+    return " ".join(text.split())

@@ -1,0 +1,137 @@
+"""The pod's namespaces and their first process.
+
+PID 1 of a pod is catatonit, which only reaps orphans.  It sees nothing but the pod's stage1
+directory, read-only, runs without capabilities under a user ID of its own (so that root in an app
+may not look through /proc/1), and the kernel kills it, and with it every process of the pod, when
+the supervisor dies.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from rkt.errors import KernelError, RktError
+from rkt.linux import libc
+
+INIT = "/usr/bin/catatonit"
+_UID = 0x7FFFFF99  # in no range that useradd, containers or systemd hand out
+_READY = b"r"
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP_RUNNING = 0x41
+_WORD = 4096
+
+
+class Sandbox:
+    """A started first process; `wait_ready` must be called before anything joins."""
+
+    __slots__ = ("_ready", "_release", "pid")
+
+    def __init__(self, pid: int, ready: int, release: int) -> None:
+        self.pid = pid
+        self._ready = ready
+        self._release = release
+
+    def wait_ready(self) -> None:
+        """Finish the handshake.  Raises RktError with the failure of the child."""
+        try:
+            word = os.read(self._ready, 1)
+            if word == _READY:
+                # From here on the death signal is armed while we are alive: the race is closed.
+                os.write(self._release, b"g")
+                word = b""
+            text = word + os.read(self._ready, _WORD)
+        except BrokenPipeError:
+            text = os.read(self._ready, _WORD)
+        finally:
+            os.close(self._ready)
+            os.close(self._release)
+        if text:
+            raise RktError(f"cannot make the pod's namespaces: {text.decode('utf-8', 'replace')}")
+
+
+def start(rootfs: str, hostname: str, flags: int) -> Sandbox:
+    """Make the namespaces in `flags` and start the pod's first process in them."""
+    ready_r, ready_w = os.pipe()
+    release_r, release_w = os.pipe()
+    own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        libc.unshare(libc.CLONE_NEWPID)
+        try:
+            pid = os.fork()
+        finally:
+            pass
+        if pid == 0:
+            os.close(ready_r)
+            os.close(release_w)
+            _child(rootfs, hostname, flags, ready_w, release_r)
+        libc.setns(own, libc.CLONE_NEWPID)  # our later children belong to our own namespace
+    except OSError as err:
+        raise KernelError("cannot make the pod's namespaces", err) from err
+    finally:
+        os.close(own)
+        os.close(ready_w)
+        os.close(release_r)
+    return Sandbox(pid, ready_r, release_w)
+
+
+def _child(rootfs: str, hostname: str, flags: int, ready: int, release: int) -> None:
+    step = "start"
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        os.setsid()  # a terminal's Ctrl-C is for the supervisor
+        step = "unshare"
+        libc.unshare(flags | libc.CLONE_NEWNS)
+        if flags & libc.CLONE_NEWUTS:
+            step = f'set hostname "{hostname}"'
+            libc.sethostname(hostname)
+        if flags & libc.CLONE_NEWNET:
+            step = "bring up the loopback interface"
+            _loopback_up()
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        step = "drop privileges"
+        libc.drop_bounding_capabilities()
+        step = "enter the stage1 root file system"
+        _enter_root(rootfs)
+        step = "drop privileges"
+        os.setgroups([])
+        os.setresgid(_UID, _UID, _UID)
+        os.setresuid(_UID, _UID, _UID)
+        libc.clear_capabilities()
+        libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
+        os.write(ready, _READY)
+        if os.read(release, 1):
+            step = f'execute "{INIT}"'
+            for target in (0, 1, 2):
+                os.dup2(null, target)
+            os.execve(INIT, ["rkt-init", "-P"], {})
+        os._exit(0)
+    except BaseException as err:  # noqa: BLE001 - a forked child: its only way out is the pipe
+        reason = err.strerror if isinstance(err, OSError) and err.strerror else str(err)
+        os.write(ready, f"{step}: {reason}".encode("utf-8", "replace")[:_WORD])
+    finally:
+        os._exit(1)
+
+
+def _enter_root(rootfs: str) -> None:
+    """Make the stage1 directory, read-only, all that the first process can ever reach."""
+    libc.mount("", "/", flags=libc.MS_REC | libc.MS_PRIVATE)
+    libc.mount(rootfs, rootfs, flags=libc.MS_BIND)
+    flags = libc.MS_REMOUNT | libc.MS_BIND | libc.MS_RDONLY | libc.MS_NOSUID | libc.MS_NODEV
+    libc.mount("", rootfs, flags=flags)
+    os.chdir(rootfs)
+    libc.pivot_root(".", ".")
+    libc.umount(".", libc.MNT_DETACH)
+    os.chdir("/")
+
+
+def _loopback_up() -> None:
+    import _socket
+    from fcntl import ioctl
+
+    sock = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+    request = b"lo".ljust(16, b"\0") + _IFF_UP_RUNNING.to_bytes(2, "little") + bytes(22)
+    ioctl(sock.fileno(), _SIOCSIFFLAGS, request)
+    sock.close()

@@ -1,0 +1,131 @@
+"""Which mounts an app gets (rkt-internals 6)."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from rkt import log
+from rkt.errors import KernelError, NotFound
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rkt.stage1.manifest import App, MountPoint, Pod, Volume
+    from rkt.stage1.rootfs import Root
+
+_DOCKER = "appc.io/docker/repository"
+
+
+class Bind:
+    """A directory or a file to bind into an app."""
+
+    __slots__ = ("device", "read_only", "recursive", "source", "target")
+
+    def __init__(self, source: str, target: str, *, read_only: bool, recursive: bool = True) -> None:
+        self.source = source
+        self.target = target
+        self.read_only = read_only
+        self.recursive = recursive
+        self.device: tuple[str, int, int] | None = None
+
+
+def clean(path: str) -> str:
+    """Give the normal absolute form of a path in an app."""
+    return os.path.normpath("/" + path.strip("/"))
+
+
+def resolve(app: App, pod: Pod, pod_dir: str, root: Root) -> list[Bind]:
+    """Match mounts and mount points with volumes; make empty volumes.
+
+    Gives the binds with parents before children.  Raises NotFound for a volume or a source that
+    does not exist.
+    """
+    points = {point.name: point for point in app.mount_points}
+    binds: dict[str, Bind] = {}
+    for mount in app.mounts:
+        volume = mount.volume or pod.volumes.get(mount.volume_name)
+        if volume is None:
+            raise NotFound(f'could not find volume "{mount.volume_name}"')
+        target = clean(mount.path)
+        if target not in binds:
+            binds[target] = _bind(volume, target, points.get(volume.name), pod_dir)
+    for point in app.mount_points:
+        target = clean(point.path)
+        if target in binds:
+            continue
+        volume = pod.volumes.get(point.name)
+        if volume is not None:
+            binds[target] = _bind(volume, target, point, pod_dir)
+        else:
+            binds[target] = _implicit(app, point, target, pod_dir, root)
+    return sorted(binds.values(), key=lambda bind: bind.target.count("/") if bind.target != "/" else 0)
+
+
+def _bind(volume: Volume, target: str, point: MountPoint | None, pod_dir: str) -> Bind:
+    read_only = volume.read_only
+    if read_only is None:
+        read_only = point.read_only if point else False
+    if volume.kind == "empty":
+        source = _empty(pod_dir, volume.name, volume.mode, volume.uid, volume.gid)
+        return Bind(source, target, read_only=read_only)
+    bind = Bind(
+        volume.source, target, read_only=read_only, recursive=volume.recursive is not False
+    )
+    try:
+        info = os.stat(volume.source)
+    except FileNotFoundError as err:
+        raise NotFound(
+            f'volume "{volume.name}": source "{volume.source}": no such file or directory'
+        ) from err
+    except OSError as err:
+        raise KernelError(f'volume "{volume.name}": cannot use source', err, volume.source) from err
+    kind = "c" if stat.S_ISCHR(info.st_mode) else "b" if stat.S_ISBLK(info.st_mode) else ""
+    if kind:
+        bind.device = (kind, os.major(info.st_rdev), os.minor(info.st_rdev))
+    return bind
+
+
+def _empty(pod_dir: str, name: str, mode: int, uid: int, gid: int) -> str:
+    shared = f"{pod_dir}/sharedVolumes"
+    path = f"{shared}/{name}"
+    try:
+        os.makedirs(shared, 0o755, exist_ok=True)
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        return path  # another app of the pod names it too
+    except OSError as err:
+        raise KernelError(f'cannot make empty volume "{name}"', err, path) from err
+    os.chown(path, uid, gid)
+    os.chmod(path, mode)
+    return path
+
+
+def _implicit(app: App, point: MountPoint, target: str, pod_dir: str, root: Root) -> Bind:
+    log.warning(
+        f'no volume specified for mount point "{point.name}", implicitly creating an "empty" volume.'
+        " This volume will be removed when the pod is garbage-collected."
+    )
+    source = _empty(pod_dir, f"{app.name}-{point.name}", 0o755, 0, 0)
+    if _DOCKER in app.image_annotations:
+        _copy_content(root, target, source, point.name)
+    return Bind(source, target, read_only=point.read_only)
+
+
+def _copy_content(root: Root, target: str, destination: str, name: str) -> None:
+    """Fill a new volume with what the image has at its path."""
+    info = root.stat(target)
+    if info is None or not stat.S_ISDIR(info.st_mode):
+        return
+    from rkt.linux import proc
+
+    log.info(
+        "Docker converted image, initializing implicit volume with data contained at the mount"
+        f' point "{name}".'
+    )
+    fd = root.open(target, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        # The fd is the directory itself: no path of the image is resolved outside of its root.
+        source = f"/proc/self/fd/{fd}/."
+        proc.run(["cp", "-a", "--reflink=auto", source, destination], pass_fds=(fd,))
+    finally:
+        os.close(fd)
