@@ -20,6 +20,9 @@ RUN = Command(
     images=True,
 )
 FETCH = Command("fetch", "", flags=(Flag("signature", "", app=True),), images=True, app_args=False)
+NO_IMAGE = "error parsing app image arguments: an image is required before any app arguments"
+TWO_SETS = "error parsing app image arguments: only one set of app arguments allowed per image"
+TAIL = ["--debug", "img2", "--", "b"]
 LIST = Command("list", "", flags=(Flag("full", "", kind="bool"),))
 ENTER = Command("enter", "", flags=(Flag("app", ""),), interspersed=False)
 
@@ -27,8 +30,7 @@ ENTER = Command("enter", "", flags=(Flag("app", ""),), interspersed=False)
 def test_images_their_flags_and_arguments() -> None:
     parsed = parse(
         RUN,
-        ["--set-env=A=1", "img1", "--name=a", "--", "-x", "--name", "---", "--debug", "img2"]
-        + ["--", "b"],
+        ["--set-env=A=1", "img1", "--name=a", "--", "-x", "--name", "---", *TAIL],
         GLOBAL,
     )
     assert [(app.image, app.args) for app in parsed.apps] == [
@@ -55,10 +57,8 @@ def test_mount_belongs_to_the_image_before_it_or_to_all() -> None:
     ("command", "argv", "text"),
     [
         (RUN, ["--name=x"], "--name must follow an image"),
-        (RUN, ["--", "x"], "error parsing app image arguments: an image is required "
-         + "before any app arguments"),
-        (RUN, ["i", "--", "x", "---", "--", "y"], "error parsing app image arguments: only one set "
-         + "of app arguments allowed per image"),
+        (RUN, ["--", "x"], NO_IMAGE),
+        (RUN, ["i", "--", "x", "---", "--", "y"], TWO_SETS),
         (FETCH, ["i", "--", "x"], "unable to parse arguments: app arguments unsupported"),
         (LIST, ["--nope"], "unknown flag: --nope"),
         (LIST, ["-q"], "unknown shorthand flag: 'q' in -q"),

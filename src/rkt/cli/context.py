@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 GLOBAL_FLAGS = (
     Flag("debug", "print out more debug information to stderr", kind="bool"),
     Flag("dir", "rkt data directory", default=const.DATA_DIR),
-    Flag("insecure-options", "comma-separated list of security features to disable. Allowed "
-         'values: "none", "image", "tls", "ondisk", "http", "pubkey", "capabilities", "paths", "seccomp", '
-         '"all-fetch", "all-run", "all"', default="none"),
+    Flag("insecure-options", "comma-separated list of security features to disable. "
+         'Allowed values: "none", "image", "tls", "ondisk", "http", "pubkey", "capabilities", '
+         '"paths", "seccomp", "all-fetch", "all-run", "all"', default="none"),
     Flag("insecure-skip-verify", "skip image signature and TLS verification (the same as "
          "--insecure-options=image,tls)", kind="bool"),
     Flag("local-config", "local configuration directory", default=const.LOCAL_CONFIG_DIR),

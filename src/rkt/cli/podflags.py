@@ -163,9 +163,10 @@ def run_request(context: Context, args: Parsed) -> RunRequest:
     """Read the flags of a pod to start."""
     net = args.string("private-net") if args.given("private-net") else args.string("net")
     if net not in ("host", "none"):
-        raise RktError(f'network "{net}": this version of rkt only knows the networks "host" and '
-                       '"none"',
-                       hint="leave --net and --private-net out to use the host's network")  # fmt: skip
+        raise RktError(
+            f'network "{net}": this version of rkt only knows the networks "host" and "none"',
+            hint="leave --net and --private-net out to use the host's network",
+        )
     if args.flag("mds-register") or args.flag("register-mds"):
         raise RktError("could not reach the metadata service.",
                        hint="run the pod with --mds-register=false")  # fmt: skip

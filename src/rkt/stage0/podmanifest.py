@@ -56,8 +56,10 @@ def build(request: PodRequest, images: Sequence[Image]) -> PodManifest:
     for app, image in zip(request.apps, images, strict=True):
         name = _app_name(app, image.manifest)
         if name in names:
-            raise RktError(f"error: multiple apps with name {name}",
-                           hint="give one of them another name: --name=NAME after its image")  # fmt: skip
+            raise RktError(
+                f"error: multiple apps with name {name}",
+                hint="give one of them another name: --name=NAME after its image",
+            )
         names.add(name)
         apps.append(_runtime_app(name, request, app, image, general))
     _check_mounts(apps, volumes)
@@ -117,8 +119,11 @@ def _app_section(request: PodRequest, app: AppRequest, manifest: ImageManifest) 
     command = app.last("exec")
     if base is None:
         if command is None:
-            raise RktError(f"error: image {manifest.name} has no app section and --exec argument "
-                           "is not provided", hint="add --exec=PROGRAM after the image")  # fmt: skip
+            raise RktError(
+                f"error: image {manifest.name} has no app section and --exec argument "
+                "is not provided",
+                hint="add --exec=PROGRAM after the image",
+            )
         base = App(user=str(os.getuid()), group=str(os.getgid()))
     exec_ = (command,) if command is not None else base.exec
     gids = [

@@ -54,8 +54,10 @@ def _installed(store: Store, path: str) -> ImageRecord:
     except (FileNotFoundError, NotFound):
         pass  # not imported yet, or made by hand without an ID file
     if not os.path.isfile(path):
-        raise NotFound(f'stage1 image "{path}" does not exist',
-                       hint="install it (make install), or name another one with --stage1-path")  # fmt: skip
+        raise NotFound(
+            f'stage1 image "{path}" does not exist',
+            hint="install it (make install), or name another one with --stage1-path",
+        )
     from rkt.image.ingest import ingest
     from rkt.store.images import TRUSTED_LOCATION, Verification
 
