@@ -7,10 +7,9 @@ It is pflag's grammar, which the original rkt uses and which argparse cannot exp
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rkt.errors import UsageError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from rkt.cli.flags import Flag, invalid
 from rkt.errors import RktError, UsageError
 from rkt.stage0.request import AppRequest, PodRequest, RunRequest
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rkt.cli.context import Context
     from rkt.cli.flags import Parsed

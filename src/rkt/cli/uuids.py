@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rkt.cli.flags import Flag
 from rkt.errors import RktError, UsageError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rkt.cli.flags import Parsed
 

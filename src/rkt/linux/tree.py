@@ -10,10 +10,10 @@ import errno
 import fcntl
 import os
 import stat
-from typing import TYPE_CHECKING
 
 from rkt.linux import libc
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
 
 from rkt.errors import AmbiguousName, LockedError, NotFound, PodStateError, RktError
 from rkt.linux import atomic, lock
 from rkt.pod import state
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 

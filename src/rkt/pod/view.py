@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rkt.errors import RktError, SchemaError
 from rkt.pod.state import ENDED
 from rkt.schema.image import decode_image_manifest
 from rkt.schema.pod import decode_pod_manifest
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rkt.pod.lifecycle import Pod
     from rkt.schema.pod import PodManifest

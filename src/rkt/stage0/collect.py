@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
 
 from rkt.errors import LockedError, NotFound, RktError
 from rkt.pod import lifecycle, state
 from rkt.stage0 import remove
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 

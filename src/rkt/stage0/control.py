@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from rkt.errors import CommandError, KernelError, PodStateError, RktError
 from rkt.linux import proc
 from rkt.stage0.entrypoint import Stage1
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from rkt import const
 from rkt.errors import RktError
 from rkt.schema.image import decode_image_manifest
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rkt.pod.lifecycle import Pod
     from rkt.schema.image import ImageManifest

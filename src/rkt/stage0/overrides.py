@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rkt.errors import RktError, SchemaError
 from rkt.schema import isolators as iso
 from rkt.schema.types import Quantity
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -21,6 +20,7 @@ from rkt.schema.textual import parse_mount, parse_volume
 from rkt.schema.types import parse_ac_name, parse_bool, sanitize_ac_name
 from rkt.stage0.overrides import isolators
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import TypeVar

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from rkt import log
 from rkt.errors import RktError
@@ -15,6 +14,7 @@ from rkt.schema import codec
 from rkt.stage0 import podmanifest, stage1image
 from rkt.stage0.remove import remove
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from rkt import log
 from rkt.errors import RktError
@@ -11,6 +10,7 @@ from rkt.linux import mounts, proc, tree
 from rkt.pod import state
 from rkt.stage0.entrypoint import Stage1
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rkt.pod.lifecycle import Pod
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from rkt import const, log
 from rkt.errors import KernelError, RktError
@@ -12,6 +11,7 @@ from rkt.linux import mounts
 from rkt.pod import state
 from rkt.stage0.entrypoint import Stage1
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 

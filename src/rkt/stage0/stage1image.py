@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from rkt.errors import NotFound, RktError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rkt.fetch.finder import Finder
     from rkt.store.images import ImageRecord, Store

@@ -34,7 +34,9 @@ _LAUNCHER = """\
 import sys; sys.path.insert(0, __file__.rpartition("/")[0] + "/{lib}"); \
 from rkt.stage1 import {module}; sys.exit({module}.main(sys.argv))
 """
-_OS_RELEASE = 'NAME="rkt stage1-oci"\nID=rkt\nVERSION="{v}"\nVERSION_ID={v}\nPRETTY_NAME="rkt {v}"\n'
+_OS_RELEASE = (
+    'NAME="rkt stage1-oci"\nID=rkt\nVERSION="{v}"\nVERSION_ID={v}\nPRETTY_NAME="rkt {v}"\n'
+)
 _ARCHES = {"x86_64": "amd64", "i686": "i386", "i386": "i386"}
 # Runs in the target interpreter; hash seed and order are fixed so that the result is too.
 _COMPILE = """\

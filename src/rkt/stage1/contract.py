@@ -57,7 +57,9 @@ _IPC = ("", "auto", "private", "parent")
 def parse_run(argv: list[str]) -> RunOptions:
     """Read the arguments of `run`.  Raises UsageError for what the contract does not know."""
     options = RunOptions()
-    rest, flags = split_flags(argv, ("net", "dns-conf-mode", *_SWITCHES, *_VALUES), tuple(_SWITCHES))
+    rest, flags = split_flags(
+        argv, ("net", "dns-conf-mode", *_SWITCHES, *_VALUES), tuple(_SWITCHES)
+    )
     for name, value in flags:
         if name in _SWITCHES:
             setattr(options, _SWITCHES[name], _boolean(name, value))

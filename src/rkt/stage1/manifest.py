@@ -109,7 +109,9 @@ class Pod:
     def __init__(self, raw: dict[str, object], apps: list[App]) -> None:
         where = "pod manifest"
         self.apps = apps
-        self.volumes = {v.name: v for v in (Volume(m, where) for m in mappings(raw, "volumes", where))}
+        self.volumes = {
+            v.name: v for v in (Volume(m, where) for m in mappings(raw, "volumes", where))
+        }
         self.isolators = isolators(raw, where)
         self.annotations = pairs(raw, "annotations", where)
 

@@ -23,10 +23,11 @@ class Root:
 
     __slots__ = ("fd", "path")
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, follow: bool = False) -> None:
         self.path = path
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
         try:
-            self.fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            self.fd = os.open(path, flags)
         except OSError as err:
             raise KernelError("cannot open root file system", err, path) from err
 
@@ -172,10 +173,10 @@ def missing_interpreter(root: Root, path: str) -> str:
 def _elf_interpreter(head: bytes) -> str:
     """Read PT_INTERP from the first page of an ELF file, "" for a static or an odd one."""
     wide = head[4:5] == b"\2"
-    order = "big" if head[5:6] == b"\2" else "little"
+    big = head[5:6] == b"\2"
 
     def number(offset: int, size: int) -> int:
-        return int.from_bytes(head[offset : offset + size], "big" if order == "big" else "little")
+        return int.from_bytes(head[offset : offset + size], "big" if big else "little")
 
     table = number(32, 8) if wide else number(28, 4)
     size, count = (number(54, 2), number(56, 2)) if wide else (number(42, 2), number(44, 2))

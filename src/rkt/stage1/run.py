@@ -70,7 +70,9 @@ def _refuse(options: contract.RunOptions) -> None:
         raise RktError("stage1-oci does not support --private-users")
     unknown = [net for net in options.net if net.partition(":")[0] not in ("host", "none")]
     if unknown:
-        raise NotFound(f"networks not found: {', '.join(unknown)}", hint="use --net=host or --net=none")
+        raise NotFound(
+            f"networks not found: {', '.join(unknown)}", hint="use --net=host or --net=none"
+        )
 
 
 class Pod:
@@ -193,7 +195,11 @@ class Pod:
         try:
             return self._plan(app)
         except RktError as err:
-            text = err.message if err.message.startswith("app ") else f'app "{app.name}": {err.message}'
+            text = (
+                err.message
+                if err.message.startswith("app ")
+                else f'app "{app.name}": {err.message}'
+            )
             raise RktError(text, hint=err.hint) from err.__cause__
 
     def _plan(self, app: manifest.App) -> spec.AppPlan:

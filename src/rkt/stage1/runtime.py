@@ -17,6 +17,11 @@ _LOG_LIMIT = 1 << 20
 _HINT = "install crun or runc (Debian: apt install crun, Fedora: dnf install crun)"
 
 
+def environment() -> dict[str, str]:
+    """Give the environment that the runtime runs in."""
+    return dict(proc.BASE_ENV)
+
+
 class Runtime:
     """An OCI runtime on this host; keeps its state below the pod directory."""
 

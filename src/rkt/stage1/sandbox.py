@@ -79,7 +79,13 @@ def _child(rootfs: str, hostname: str, flags: int, ready: int, release: int) -> 
     step = "start"
     try:
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD):
+        for number in (
+            signal.SIGINT,
+            signal.SIGTERM,
+            signal.SIGHUP,
+            signal.SIGQUIT,
+            signal.SIGCHLD,
+        ):
             signal.signal(number, signal.SIG_DFL)
         os.setsid()  # a terminal's Ctrl-C is for the supervisor
         step = "unshare"

@@ -123,7 +123,9 @@ def _mounts(plan: AppPlan, shm: str) -> list[dict[str, object]]:
         _mount("/proc", "proc", "proc", list(_SAFE)),
         _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
         _mount(
-            "/dev/pts", "devpts", "devpts",
+            "/dev/pts",
+            "devpts",
+            "devpts",
             ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
         ),  # fmt: skip
         _mount("/dev/shm", "bind", shm, ["bind", "rw", *_SAFE]),

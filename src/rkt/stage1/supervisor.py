@@ -59,9 +59,24 @@ class Supervisor:
     """The life of a pod after its set-up."""
 
     __slots__ = (
-        "_failure", "_first_failing", "_forwarding", "_init_pid", "_keyboard", "_loop", "_pod_dir",
-        "_reaped", "_runtime", "_rkt_dir", "_sinks", "_starters", "_stdin", "_stopping",
-        "_terminal", "_wake", "apps", "init_alive",
+        "_failure",
+        "_first_failing",
+        "_forwarding",
+        "_init_pid",
+        "_keyboard",
+        "_loop",
+        "_pod_dir",
+        "_reaped",
+        "_rkt_dir",
+        "_runtime",
+        "_sinks",
+        "_starters",
+        "_stdin",
+        "_stopping",
+        "_terminal",
+        "_wake",
+        "apps",
+        "init_alive",
     )  # fmt: skip
 
     def __init__(self, pod_dir: str, chosen: runtime.Runtime, init_pid: int) -> None:
@@ -120,7 +135,9 @@ class Supervisor:
         first = not self._stopping
         self._stopping = number
         for app in self.apps:
-            app.steps = [step for step in app.steps if step == "post-stop" and app.status is not None]
+            app.steps = [
+                step for step in app.steps if step == "post-stop" and app.status is not None
+            ]
             if app.pid:
                 _kill(app.pid, number)
         if first:

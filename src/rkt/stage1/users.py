@@ -50,7 +50,9 @@ def _resolve(root: Root, name: str, kind: str) -> int:
     try:
         data = root.read(path)
     except (OSError, RktError) as err:
-        raise RktError(f'failed to configure {kind} "{name}": cannot read /{path} of the image') from err
+        raise RktError(
+            f'failed to configure {kind} "{name}": cannot read /{path} of the image'
+        ) from err
     if data is None:
         raise RktError(f'invalid {kind} "{name}": the image has no /{path}')
     number = lookup(data, name)

@@ -21,7 +21,9 @@ class Bind:
 
     __slots__ = ("device", "read_only", "recursive", "source", "target")
 
-    def __init__(self, source: str, target: str, *, read_only: bool, recursive: bool = True) -> None:
+    def __init__(
+        self, source: str, target: str, *, read_only: bool, recursive: bool = True
+    ) -> None:
         self.source = source
         self.target = target
         self.read_only = read_only
@@ -58,7 +60,9 @@ def resolve(app: App, pod: Pod, pod_dir: str, root: Root) -> list[Bind]:
             binds[target] = _bind(volume, target, point, pod_dir)
         else:
             binds[target] = _implicit(app, point, target, pod_dir, root)
-    return sorted(binds.values(), key=lambda bind: bind.target.count("/") if bind.target != "/" else 0)
+    return sorted(
+        binds.values(), key=lambda bind: bind.target.count("/") if bind.target != "/" else 0
+    )
 
 
 def _bind(volume: Volume, target: str, point: MountPoint | None, pod_dir: str) -> Bind:
@@ -68,9 +72,7 @@ def _bind(volume: Volume, target: str, point: MountPoint | None, pod_dir: str) -
     if volume.kind == "empty":
         source = _empty(pod_dir, volume.name, volume.mode, volume.uid, volume.gid)
         return Bind(source, target, read_only=read_only)
-    bind = Bind(
-        volume.source, target, read_only=read_only, recursive=volume.recursive is not False
-    )
+    bind = Bind(volume.source, target, read_only=read_only, recursive=volume.recursive is not False)
     try:
         info = os.stat(volume.source)
     except FileNotFoundError as err:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rkt.cli import output
 from rkt.cli.flags import Command, Flag
 from rkt.cli.uuids import UUID_FILE, given_uuid
 from rkt.pod import lifecycle, view
 from rkt.schema import codec
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rkt.cli.context import Context
     from rkt.cli.flags import Parsed

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rkt import log
 from rkt.cli.flags import Command, Flag
 from rkt.errors import NotFound, PodStateError, RktError, UsageError
 from rkt.pod import lifecycle, view
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rkt.cli.context import Context
     from rkt.cli.flags import Parsed

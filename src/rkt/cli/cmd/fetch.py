@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rkt.cli import output
-from rkt.cli.flags import Command, Flag
+from rkt.cli.flags import Command, Flag, invalid
 from rkt.errors import UsageError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rkt.cli.context import Context
     from rkt.cli.flags import Parsed
@@ -54,4 +53,7 @@ def _policy(args: Parsed) -> str:
         raise UsageError("both --store-only and --no-store specified", command=COMMAND.name)
     if args.flag("store-only"):
         return "never"
-    return "update" if args.flag("no-store") else args.string("pull-policy")
+    policy = "update" if args.flag("no-store") else args.string("pull-policy")
+    if policy not in ("never", "new", "update"):
+        raise invalid("pull-policy", policy, 'must be "never", "new" or "update"')
+    return policy

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 from rkt import const, log
 from rkt.cli import output
@@ -11,6 +10,7 @@ from rkt.cli.flags import Command, Flag
 from rkt.errors import NotFound, RktError, describe
 from rkt.pod import lifecycle, view
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rkt.cli.context import Context
     from rkt.cli.flags import Parsed

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rkt.cli import output
 from rkt.cli.flags import Command, Flag
 from rkt.cli.podflags import PREPARE_FLAGS, pod_request, preparer
 from rkt.pod import state
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rkt.cli.context import Context
     from rkt.cli.flags import Parsed

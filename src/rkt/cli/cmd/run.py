@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rkt.cli.flags import Command, Flag
 from rkt.cli.podflags import PREPARE_FLAGS, START_FLAGS, pod_request, preparer, run_request
 from rkt.errors import RktError
 from rkt.pod import state
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rkt.cli.context import Context
     from rkt.cli.flags import Parsed

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rkt.cli.flags import Command
 from rkt.cli.podflags import START_FLAGS, run_request
 from rkt.errors import PodStateError, UsageError
 from rkt.pod import lifecycle, state
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rkt.cli.context import Context
     from rkt.cli.flags import Parsed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING
 
 from rkt.cli import duration, output
 from rkt.cli.flags import FALSE, TRUE, Command, Flag
@@ -12,6 +11,7 @@ from rkt.errors import RktError, UsageError
 from rkt.linux import lock
 from rkt.pod import lifecycle, view
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rkt.cli.context import Context
     from rkt.cli.flags import Parsed

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rkt import log
 from rkt.cli import output
 from rkt.cli.flags import Command, Flag
@@ -11,6 +9,7 @@ from rkt.cli.uuids import UUID_FILE, given_uuids
 from rkt.errors import PodStateError, RktError, describe
 from rkt.pod import lifecycle, view
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rkt.cli.context import Context
     from rkt.cli.flags import Parsed

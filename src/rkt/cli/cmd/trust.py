@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rkt import log
 from rkt.cli.flags import Command, Flag
 from rkt.config.insecure import InsecureOptions
 from rkt.errors import EXIT_FAILURE, RktError, SchemaError, UsageError, describe
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rkt.cli.context import Context
     from rkt.cli.flags import Parsed
