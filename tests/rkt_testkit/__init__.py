@@ -1,0 +1,1 @@
+"""What tests share: contexts, images, keys, probes, leak checks."""

@@ -1,0 +1,135 @@
+"""What the machine offers.  A test names what it needs: `@needs("root", "overlay")`.
+
+Without it the test is skipped with the reason; names in RKT_TEST_REQUIRE (comma-separated, or
+`all`) turn the skip into a failure, which is what CI wants.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+import tempfile
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+
+def needs(*names: str) -> pytest.MarkDecorator:
+    """Mark a test with what it needs of the machine."""
+    unknown = [name for name in names if name not in PROBES]
+    if unknown:
+        raise ValueError(f"no such probe: {', '.join(unknown)}")
+    return pytest.mark.needs(*names)
+
+
+def enforce(names: tuple[str, ...]) -> None:
+    """Skip the running test, or fail it, when something it needs is missing."""
+    required = os.environ.get("RKT_TEST_REQUIRE", "").split(",")
+    for name in names:
+        missing = probe(name)
+        if missing and (name in required or "all" in required):
+            pytest.fail(f"RKT_TEST_REQUIRE wants {name}: {missing}", pytrace=False)
+        if missing:
+            pytest.skip(f"needs {name}: {missing}")
+
+
+@functools.cache
+def probe(name: str) -> str:
+    """Say why something is not to be had; empty when it is."""
+    return PROBES[name]()
+
+
+def rkt_binary() -> str:
+    """Give the rkt under test: RKT_BIN, or the one of the development environment."""
+    return os.environ.get("RKT_BIN") or os.path.join(REPOSITORY, ".venv/bin/rkt")
+
+
+def _program(*names: str) -> Callable[[], str]:
+    def missing() -> str:
+        lacking = [name for name in names if not shutil.which(name, path=SEARCH)]
+        return f"no {', '.join(lacking)} on this machine" if lacking else ""
+
+    return missing
+
+
+def _root() -> str:
+    return "" if os.geteuid() == 0 else "not root"
+
+
+def _try(*argv: str) -> str:
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    return done.stderr.strip().splitlines()[-1] if done.returncode and done.stderr else (
+        f"{argv[0]} failed" if done.returncode else ""
+    )  # fmt: skip
+
+
+def _namespaces() -> str:
+    return _root() or _try("unshare", "--mount", "--net", "true")
+
+
+def _overlay() -> str:
+    if _root():
+        return _root()
+    with tempfile.TemporaryDirectory(prefix="rkt-probe-") as top:
+        for name in ("lower", "upper", "work", "merged"):
+            os.mkdir(f"{top}/{name}")
+        options = f"lowerdir={top}/lower,upperdir={top}/upper,workdir={top}/work"
+        return _try(
+            "unshare", "--mount", "mount", "-t", "overlay", "overlay", "-o", options,
+            f"{top}/merged",
+        )  # fmt: skip
+
+
+def _userns() -> str:
+    return _try("unshare", "--user", "--map-root-user", "true")
+
+
+def _oci_runtime() -> str:
+    return _program("runc")() and _program("crun")()
+
+
+def _busybox() -> str:
+    missing = _program("busybox")()
+    if missing:
+        return missing
+    with open(shutil.which("busybox", path=SEARCH) or "", "rb") as file:
+        head = file.read(4096)
+    return "busybox is not static" if b"/lib64/ld-" in head or b"/lib/ld-" in head else ""
+
+
+def _cni() -> str:
+    places = ("/usr/lib/cni", "/usr/libexec/cni", "/opt/cni/bin")
+    return "" if any(os.path.exists(f"{place}/ptp") for place in places) else "no CNI plugins"
+
+
+def _rkt() -> str:
+    if not os.access(rkt_binary(), os.X_OK):
+        return f'"{rkt_binary()}" is missing (make env)'
+    return ""
+
+
+PROBES: dict[str, Callable[[], str]] = {
+    "root": _root,
+    "namespaces": _namespaces,
+    "overlay": _overlay,
+    "userns": _userns,
+    "oci-runtime": _oci_runtime,
+    "crun": _program("crun"),
+    "runc": _program("runc"),
+    "catatonit": _program("catatonit"),
+    "gpg": _program("gpg", "gpgconf", "gpgv"),
+    "openssl": _program("openssl"),
+    "busybox": _busybox,
+    "cni": _cni,
+    "iptables": _program("iptables", "iptables-save"),
+    "apt": _program("apt-get", "dpkg-deb"),
+    "rkt": _rkt,
+}
