@@ -38,7 +38,7 @@ class Request(NamedTuple):
     @property
     def url(self) -> str:
         """Give host and path without the query."""
-        return self.host + self.path.partition("?")[0]
+        return (self.host + self.path.partition("?")[0]).rstrip("/")
 
 
 class Resource:

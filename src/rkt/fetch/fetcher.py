@@ -136,25 +136,23 @@ class Fetcher:
     def _remote(self, wanted: _Wanted, signature: str) -> ImageRecord:
         url = wanted.source
         known = self._reusable(url)
-        if known is not None and self._is_current(known):
+        if known is not None and (self._is_current(known) or self._is_unchanged(known)):
             return self._use(known, wanted)
         log.info(f"fetching image from {one_line(shown(url))}")
+        if self._insecure.image:
+            _warn_skipped()
         layout.ensure(self._store.data_dir)
         directory = f"{self._store.path}/partial"
         with exclusive(directory, url):
-            before, known = known, self._reusable(url)
-            if known is not None and (before is None or before.download_time < known.download_time):
-                return self._use(known, wanted)  # another rkt has fetched it while we waited
-            if known is not None and known.etag and self._is_unchanged(known):
-                return self._use(known, wanted)
+            now = self._reusable(url)
+            if now is not None and (known is None or known.download_time < now.download_time):
+                return self._use(now, wanted)  # another rkt has fetched it while we waited
             return self._download(wanted, signature, directory)
 
     def _download(self, wanted: _Wanted, location: str, directory: str) -> ImageRecord:
         signature: bytes | None = None
         keys: list[TrustedKey] = []
-        if self._insecure.image:
-            _warn_skipped()
-        else:
+        if not self._insecure.image:
             signature = self._signature(location)
             if signature is not None:
                 keys = self._keys(wanted, signature)
@@ -199,6 +197,8 @@ class Fetcher:
 
     def _is_unchanged(self, known: Remote) -> bool:
         """Ask the server whether the image is still the one in the store."""
+        if not known.etag:
+            return False
         with self._client.open(known.url, {"If-None-Match": known.etag}) as reply:
             if reply.status != 304:
                 return False

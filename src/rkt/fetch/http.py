@@ -229,6 +229,9 @@ class Client:
 
         context = ssl.create_default_context()
         if self._insecure.tls:
+            import urllib3
+
+            urllib3.disable_warnings()  # the user was told in rkt's own words
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         return context
@@ -247,7 +250,7 @@ def _reason(err: BaseException, stall: float) -> str:
         if isinstance(seen, (failures.ReadTimeoutError, TimeoutError)):
             return f"the server stalls: no data for {stall:g} s"
         if isinstance(seen, ssl.SSLCertVerificationError):
-            return f"TLS certificate verification failed: {seen.verify_message}"
+            return f"TLS certificate verification failed: {seen.verify_message.rstrip('.')}"
         if isinstance(seen, ssl.SSLError):
             return f"TLS failure: {seen.reason or seen}"
         if isinstance(seen, failures.NameResolutionError):
