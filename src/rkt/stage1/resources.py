@@ -21,21 +21,24 @@ def quantity(text: str, scale: int = 1) -> int:
     whole, _, fraction = number.partition(".")
     if not (whole + fraction).isdigit():
         raise RktError(f'unable to parse numeric part of quantity "{text}"')
-    top, bottom = int(whole + fraction) * scale, 10 ** len(fraction)
+    top, bottom = int(whole + fraction) * scale, int(f"1{'0' * len(fraction)}")
     if suffix in _BINARY:
         top <<= _BINARY[suffix]
     else:
-        power = _DECIMAL.get(suffix)
-        if power is None:
-            try:
-                power = int(suffix[1:]) if suffix[:1] in ("e", "E") else None
-            except ValueError:
-                power = None
-        if power is None or abs(power) > 30:
-            raise RktError(f'unable to parse quantity\'s suffix "{text}"')
-        top, bottom = (top * 10**power, bottom) if power > 0 else (top, bottom * 10**-power)
+        power = _power(suffix, text)
+        top *= int(f"1{'0' * power}")
+        bottom *= int(f"1{'0' * -power}")
     value = -(-top // bottom)
     return -value if text.startswith("-") else value
+
+
+def _power(suffix: str, text: str) -> int:
+    power = _DECIMAL.get(suffix)
+    if power is None and suffix[:1] in ("e", "E") and suffix[1:].lstrip("+-").isdigit():
+        power = int(suffix[1:]) if len(suffix) < 5 else None
+    if power is None or abs(power) > 30:
+        raise RktError(f'unable to parse quantity\'s suffix "{text}"')
+    return power
 
 
 def build(

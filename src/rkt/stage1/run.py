@@ -15,6 +15,7 @@ from rkt.stage1 import (
     contract,
     environment,
     files,
+    identity,
     launch,
     manifest,
     resources,
@@ -30,6 +31,7 @@ from rkt.stage1 import (
 
 _FLAVOR = "oci"
 _MDS_PORT = 18112
+_SHM = "dev/shm"
 
 
 def main(argv: list[str]) -> int:
@@ -124,7 +126,7 @@ class Pod:
         plans = [self._plan_of(app) for app in self.manifest.apps]
         for plan in plans:
             config = spec.build(
-                plan, init_pid=self._init_pid(), joined=self._joined(), shm=f"{self.rootfs}/dev/shm"
+                plan, init_pid=self._init_pid(), joined=self._joined(), shm=self._shm
             )
             self.supervisor.start(supervisor.AppRun(plan, config), stdin, prefixed=prefixed)
         return self.supervisor.run()
@@ -143,6 +145,10 @@ class Pod:
                 log.warning(f'cannot remove cgroup "{left}"')
         files.remove_tree(f"{self.dir}/runtime")
         files.remove_tree(f"{self.dir}/bundle")
+
+    @property
+    def _shm(self) -> str:
+        return f"{self.rootfs}/{_SHM}"
 
     def _init_pid(self) -> int:
         return self.init.pid if self.init else 0
@@ -172,7 +178,7 @@ class Pod:
 
     def _shared_memory(self) -> None:
         """Mount the /dev/shm that all apps of the pod share."""
-        path = f"{self.rootfs}/dev/shm"
+        path = self._shm
         os.makedirs(path, 0o755, exist_ok=True)
         flags = libc.MS_NOSUID | libc.MS_NODEV | 0x8
         try:
@@ -188,19 +194,13 @@ class Pod:
             os.symlink(_FLAVOR, f"{self.dir}/flavor")
         except FileExistsError:
             pass
-        path = self.runtime.path if self.runtime else ""
-        atomic.write_file(f"{self.dir}/oci-runtime", f"{path}\n".encode(), durable=False)
+        identity.record(self.dir, self._init_pid(), self.runtime.path if self.runtime else "")
 
     def _plan_of(self, app: manifest.App) -> spec.AppPlan:
         try:
             return self._plan(app)
         except RktError as err:
-            text = (
-                err.message
-                if err.message.startswith("app ")
-                else f'app "{app.name}": {err.message}'
-            )
-            raise RktError(text, hint=err.hint) from err.__cause__
+            raise RktError(f'app "{app.name}": {err.message}', hint=err.hint) from err.__cause__
 
     def _plan(self, app: manifest.App) -> spec.AppPlan:
         options = self.options

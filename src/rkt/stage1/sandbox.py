@@ -57,10 +57,7 @@ def start(rootfs: str, hostname: str, flags: int) -> Sandbox:
     own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     try:
         libc.unshare(libc.CLONE_NEWPID)
-        try:
-            pid = os.fork()
-        finally:
-            pass
+        pid = os.fork()
         if pid == 0:
             os.close(ready_r)
             os.close(release_w)

@@ -21,6 +21,8 @@ MASKED_PATHS = (
 _KINDS = ("pid", "ipc", "uts", "network")
 _FILES = {"pid": "pid", "ipc": "ipc", "uts": "uts", "network": "net"}
 _SAFE = ["nosuid", "noexec", "nodev"]
+_DEVPTS = ("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5")
+_SHM = "/dev/shm"  # noqa: S108 - a path inside the app
 
 
 class AppPlan:
@@ -122,13 +124,8 @@ def _mounts(plan: AppPlan, shm: str) -> list[dict[str, object]]:
     system: list[dict[str, object]] = [
         _mount("/proc", "proc", "proc", list(_SAFE)),
         _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        _mount(
-            "/dev/pts",
-            "devpts",
-            "devpts",
-            ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
-        ),  # fmt: skip
-        _mount("/dev/shm", "bind", shm, ["bind", "rw", *_SAFE]),
+        _mount("/dev/pts", "devpts", "devpts", list(_DEVPTS)),
+        _mount(_SHM, "bind", shm, ["bind", "rw", *_SAFE]),
         _mount("/dev/mqueue", "mqueue", "mqueue", list(_SAFE)),
         _mount("/sys", "sysfs", "sysfs", [*_SAFE, "rw" if plan.unprotected_paths else "ro"]),
     ]

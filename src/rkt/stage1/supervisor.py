@@ -8,7 +8,7 @@ import signal
 from rkt import log
 from rkt.errors import RktError
 from rkt.linux import atomic, proc
-from rkt.stage1 import pump, runtime, spec
+from rkt.stage1 import identity, pump, runtime, spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -135,9 +135,8 @@ class Supervisor:
         first = not self._stopping
         self._stopping = number
         for app in self.apps:
-            app.steps = [
-                step for step in app.steps if step == "post-stop" and app.status is not None
-            ]
+            ran = app.status is not None or app.ident == app.name
+            app.steps = [step for step in app.steps if step == "post-stop" and ran]
             if app.pid:
                 _kill(app.pid, number)
         if first:
@@ -246,7 +245,7 @@ class Supervisor:
                 source.lines.prefix = f"{app.name}[{app.pid}]: ".encode()
             source.resume()
         if app.ident == app.name:
-            text = f"{app.pid} {_start_time(app.pid)}\n".encode()
+            text = f"{app.pid} {identity.start_time(app.pid)}\n".encode()
             atomic.write_file(f"{self._rkt_dir}/pids/{app.name}", text, durable=False)
         if app.pid in self._reaped:
             self._exited(app, self._reaped.pop(app.pid))
@@ -335,9 +334,6 @@ class Supervisor:
         while self.init_alive or any(app.pid or app.starter for app in self.apps):
             if not self._loop.step(limit=0.2):
                 self._reap()
-        for app in self.apps:
-            if app.status is None:
-                continue
         if drain:
             self._drain()
         if self._keyboard:
@@ -384,7 +380,7 @@ def _note(number: int, frame: object) -> None:
 
 
 def _spawn(argv: list[str], stdio: tuple[int, int, int]) -> int:
-    return proc.spawn(argv, env=proc.BASE_ENV, stdio=stdio, new_session=True)
+    return proc.spawn(argv, env=runtime.environment(), stdio=stdio, new_session=True)
 
 
 def _kill(pid: int, number: int) -> None:
@@ -393,12 +389,3 @@ def _kill(pid: int, number: int) -> None:
         os.kill(pid, number)
     except ProcessLookupError:
         pass
-
-
-def _start_time(pid: int) -> int:
-    """Give a process's start time (field 22 of its stat), 0 when it has gone."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[19])
-    except (OSError, IndexError):
-        return 0

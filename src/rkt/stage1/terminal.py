@@ -5,6 +5,7 @@ from __future__ import annotations
 import _socket
 import fcntl
 import os
+import sys
 import termios
 
 from rkt.errors import RktError
@@ -42,7 +43,7 @@ class ConsoleSocket:
             connection.close()
         for level, kind, data in ancillary:
             if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS and len(data) >= 4:
-                return int.from_bytes(data[:4], _ORDER)
+                return _number(data[:4])
         raise RktError("the OCI runtime sent no terminal")
 
     def close(self) -> None:
@@ -92,7 +93,7 @@ class Terminal:
     def size(self) -> tuple[int, int]:
         """Give rows and columns."""
         raw = fcntl.ioctl(self._fd, termios.TIOCGWINSZ, bytes(_WINSIZE))
-        return int.from_bytes(raw[0:2], _ORDER), int.from_bytes(raw[2:4], _ORDER)
+        return _number(raw[0:2]), _number(raw[2:4])
 
     def copy_size(self, master: int) -> None:
         """Give a pty the size of this terminal; the kernel tells its foreground job."""
@@ -150,4 +151,6 @@ class Keyboard:
             self._master = -1
 
 
-_ORDER = "big" if os.uname().machine == "s390x" else "little"
+def _number(raw: bytes) -> int:
+    """Read an integer in this machine's byte order."""
+    return int.from_bytes(raw, sys.byteorder)

@@ -60,9 +60,7 @@ def resolve(app: App, pod: Pod, pod_dir: str, root: Root) -> list[Bind]:
             binds[target] = _bind(volume, target, point, pod_dir)
         else:
             binds[target] = _implicit(app, point, target, pod_dir, root)
-    return sorted(
-        binds.values(), key=lambda bind: bind.target.count("/") if bind.target != "/" else 0
-    )
+    return sorted(binds.values(), key=lambda bind: bind.target.rstrip("/").count("/"))
 
 
 def _bind(volume: Volume, target: str, point: MountPoint | None, pod_dir: str) -> Bind:
@@ -104,8 +102,8 @@ def _empty(pod_dir: str, name: str, mode: int, uid: int, gid: int) -> str:
 
 def _implicit(app: App, point: MountPoint, target: str, pod_dir: str, root: Root) -> Bind:
     log.warning(
-        f'no volume specified for mount point "{point.name}", implicitly creating an "empty" volume.'
-        " This volume will be removed when the pod is garbage-collected."
+        f'no volume specified for mount point "{point.name}", implicitly creating an "empty"'
+        " volume. This volume will be removed when the pod is garbage-collected."
     )
     source = _empty(pod_dir, f"{app.name}-{point.name}", 0o755, 0, 0)
     if _DOCKER in app.image_annotations:

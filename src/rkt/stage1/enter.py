@@ -1,0 +1,118 @@
+"""The `enter` entrypoint: run a command inside an app."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from rkt.errors import KernelError, NotFound, PodStateError, RktError, SchemaError, UsageError
+from rkt.linux import libc
+from rkt.stage1 import contract, identity, launch, manifest, rootfs, runtime
+
+_FALLBACK_TERM = "vt100"
+
+
+def main(argv: list[str]) -> int:
+    """Become the OCI runtime's `exec`, which gives the command's exit status."""
+    return launch.guarded(_main, argv)
+
+
+def _main(argv: list[str]) -> int:
+    pid, app, command = _arguments(argv[1:])
+    pod_dir = os.getcwd()
+    state = identity.read(pod_dir)
+    if state is None or state.init != pid:
+        raise PodStateError("the pod is not running")
+    _join_mounts(state, pod_dir)
+    config = _config(pod_dir, app)
+    app_pid = _app_pid(pod_dir, app)
+    process = _process(config, app, app_pid, command)
+    os.chdir(pod_dir)
+    chosen = runtime.Runtime(state.runtime, pod_dir)
+    fd = os.memfd_create("process")
+    os.write(fd, json.dumps(process).encode())
+    os.set_inheritable(fd, True)
+    path = f"/proc/self/fd/{fd}"
+    argv = [*chosen.base(), "exec", "--process", path, app]
+    try:
+        os.execve(chosen.path, argv, runtime.environment())
+    except OSError as err:
+        raise KernelError("cannot execute OCI runtime", err, chosen.path) from err
+
+
+def _arguments(argv: list[str]) -> tuple[int, str, list[str]]:
+    flags_end = argv.index("--") if "--" in argv else len(argv)
+    rest, flags = contract.split_flags(argv[:flags_end], ("pid", "appname", "debug"), ("debug",))
+    values = dict(flags)
+    command = rest + argv[flags_end + 1 :]
+    if not values.get("pid", "").isdigit() or not values.get("appname") or not command:
+        raise UsageError("enter: usage: enter --pid=PID --appname=APP -- CMD [ARGS...]")
+    return int(values["pid"]), values["appname"], command
+
+
+def _join_mounts(state: identity.State, pod_dir: str) -> None:
+    """See the pod as its supervisor does: its overlays are mounted nowhere else."""
+    pidfd = identity.open_process(state.supervisor, state.supervisor_start, "the pod")
+    try:
+        libc.setns(pidfd, libc.CLONE_NEWNS)
+        os.chdir(pod_dir)
+    except OSError as err:
+        raise KernelError("cannot join the pod's mount namespace", err) from err
+    finally:
+        os.close(pidfd)
+
+
+def _config(pod_dir: str, app: str) -> dict[str, object]:
+    path = f"{pod_dir}/bundle/{app}/config.json"
+    if "/" in app or not os.path.isdir(f"{pod_dir}/appsinfo/{app}"):
+        raise NotFound(f'no app "{app}" in the pod')
+    if not os.path.exists(path):
+        raise PodStateError(f'app "{app}" is not running')
+    return manifest.read_json(path, f'configuration of app "{app}"')
+
+
+def _app_pid(pod_dir: str, app: str) -> int:
+    try:
+        with open(f"{pod_dir}/stage1/rootfs/rkt/pids/{app}", encoding="ascii") as file:
+            pid, started = (int(word) for word in file.read().split())
+    except (FileNotFoundError, ValueError) as err:
+        raise PodStateError(f'app "{app}" is not running') from err
+    os.close(identity.open_process(pid, started, f'app "{app}"'))
+    return pid
+
+
+def _process(
+    config: dict[str, object], app: str, app_pid: int, command: list[str]
+) -> dict[str, object]:
+    """Change the app's `process` into that of the command: root, in /, with what the app may."""
+    process = manifest.mapping(config, "process", f'configuration of app "{app}"')
+    env = {name: value for name, _, value in (v.partition("=") for v in _env(process, app))}
+    term = os.environ.get("TERM") or _FALLBACK_TERM
+    env["TERM"] = term
+    root = rootfs.Root(f"/proc/{app_pid}/root", follow=True)
+    try:
+        path = rootfs.find_executable(root, command[0], env.get("PATH", ""), "/")
+        interpreter = rootfs.missing_interpreter(root, path)
+    finally:
+        root.close()
+    if interpreter:
+        raise RktError(f'"{path}": its interpreter "{interpreter}" is not in the app')
+    capabilities = manifest.mapping(process, "capabilities", app)
+    bounding = capabilities.get("bounding", [])
+    process.update(
+        terminal=os.isatty(0) and os.isatty(1),
+        user={"uid": 0, "gid": 0},
+        args=[path, *command[1:]],
+        env=[f"{name}={value}" for name, value in env.items()],
+        cwd="/",
+        capabilities={"bounding": bounding, "effective": bounding, "permitted": bounding},
+    )
+    process.pop("consoleSize", None)
+    return process
+
+
+def _env(process: dict[str, object], app: str) -> list[str]:
+    values = manifest.strings(process, "env", f'configuration of app "{app}"')
+    if not all("=" in value for value in values):
+        raise SchemaError(f'configuration of app "{app}": malformed environment')
+    return values
