@@ -254,13 +254,12 @@ def _verdict(text: str, key: TrustedKey) -> Signer:
         if word in said:
             who = " ".join(said[word][1:])
             raise VerifyError(what.format(key=short, who=f' "{who}"' if who else ""))
-    for word, what, position in (
-        ("EXPKEYSIG", 'the signing key {key} "{who}" has expired{when}', "KEYEXPIRED"),
-        ("EXPSIG", 'the signature by key {key} "{who}" has expired{when}', "SIGEXPIRED"),
+    for word, what, stamp in (
+        ("EXPKEYSIG", 'the signing key {} "{}" has expired{}', said.get("KEYEXPIRED", [])[-1:]),
+        ("EXPSIG", 'the signature by key {} "{}" has expired{}', said.get("VALIDSIG", [])[3:4]),
     ):
         if word in said:
-            when = _date(said.get(position))
-            raise VerifyError(what.format(key=short, who=" ".join(said[word][1:]), when=when))
+            raise VerifyError(what.format(short, " ".join(said[word][1:]), _date(stamp)))
     if "ERRSIG" in said:
         raise VerifyError(f"the signature by key {short} cannot be checked: {_reason(said)}")
     valid, good = said.get("VALIDSIG"), said.get("GOODSIG")
@@ -286,6 +285,6 @@ def _reason(said: dict[str, list[str]]) -> str:
     return "its algorithm is not supported" if code == "4" else f"gpgv reports error {code}"
 
 
-def _date(words: list[str] | None) -> str:
-    stamp = words[-1] if words else ""
+def _date(stamps: list[str]) -> str:
+    stamp = "".join(stamps)
     return time.strftime(" on %Y-%m-%d", time.gmtime(int(stamp))) if stamp.isdigit() else ""
