@@ -127,7 +127,7 @@ def _gunzip(read: Callable[[], bytes]) -> Iterator[bytes]:
         pass
     else:
         new = isal_zlib.decompressobj
-        failures = (zlib.error, isal_zlib.IsalError)
+        failures = (zlib.error, isal_zlib.IsalError)  # type: ignore[assignment]
     member = new(31)
     fresh = False  # between two members
     while data := read():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rkt.errors import ArchiveError, KernelError, SchemaError, StoreError
 from rkt.image import tar
 from rkt.image.archive import LIMITS, Layout, Limits, decompress
-from rkt.linux import tree
+from rkt.linux import libc, tree
 from rkt.store.images import UNVERIFIED, ImageRecord, Verification, image_key
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rkt.store.images import Store
 
 _QUEUE = 8  # chunks between the decompressor and the hash
+_FLUSH_EVERY = 64 << 20
 
 
 def can_own_files() -> bool:
@@ -73,6 +74,43 @@ class _Hasher:
             self._queue.put(b"")
             self._thread.join()
         return self._digest.digest()
+
+
+class _Flusher:
+    """Write unpacked files to disk while more are unpacked, so that little is left at the end."""
+
+    def __init__(self, fd: int) -> None:
+        from threading import Event, Thread
+
+        self._fd = fd
+        self._wanted = Event()
+        self._stop = False
+        self._thread = Thread(target=self._work, name="syncfs", daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        while self._wanted.wait() and not self._stop:
+            self._wanted.clear()
+            try:
+                libc.syncfs(self._fd)
+            except OSError:
+                return  # the store syncs again before it takes the files, and reports it
+
+    def watch(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """Pass chunks on and start writing now and then."""
+        pending = 0
+        for chunk in chunks:
+            pending += len(chunk)
+            if pending >= _FLUSH_EVERY:
+                pending = 0
+                self._wanted.set()
+            yield chunk
+
+    def close(self) -> None:
+        """Stop; waits for a flush that is under way."""
+        self._stop = True
+        self._wanted.set()
+        self._thread.join()
 
 
 def ingest(
@@ -187,6 +225,8 @@ def _unpack_to(
         os.chown(root, 0, 0)  # the store's directories hand their group down
         os.chmod(root, 0o700)
     root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    flusher = _Flusher(root_fd)
+    chunks = flusher.watch(chunks)
     try:
         with open(f"{staging}/split", "xb") as record_file:
             writer = Writer(record_file)
@@ -204,6 +244,7 @@ def _unpack_to(
             with open(f"{root}/implied", "xb") as file:
                 file.write(implied)
     finally:
+        flusher.close()
         os.close(root_fd)
 
 

@@ -10,7 +10,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
-from rkt.errors import KernelError, LockedError, NotFound, RenderError, StoreError
+from rkt.errors import KernelError, NotFound, RenderError, StoreError
 from rkt.linux import tree
 from rkt.store.images import DEPS_PREFIX, ImageKey
 
@@ -277,12 +277,3 @@ def _link(src: int, dst: int, name: str, info: os.stat_result) -> None:
         if err.errno not in _LINK_FAILURES:
             raise
         tree.copy_node(src, dst, name, info)
-
-
-def is_in_use(store: Store, tree_id: str) -> bool:
-    """Say whether somebody holds the lock of a tree."""
-    try:
-        with store.lock_tree(tree_id, exclusive=True, blocking=False):
-            return False
-    except LockedError:
-        return True
