@@ -218,12 +218,11 @@ class RktContext:
 
     def _snapshot(self) -> leaks.Snapshot:
         self._note_pods()
-        inside = leaks.snapshot(self._holder.pid)
         # Other tests may run at the same time: of what is shared only this test's pods count.
-        mine = leaks.cgroups(frozenset(self.pods))
+        inside = leaks.snapshot(self._holder.pid, pods=self.pods)
         host = {f"{mount} on the host" for mount in leaks.mounts() if self.top in mount}
         left = {f"{self.tmp}/{name}" for name in os.listdir(self.tmp)}
-        return inside._replace(cgroups=mine, mounts=inside.mounts | host, files=frozenset(left))
+        return inside._replace(mounts=inside.mounts | host, files=frozenset(left))
 
     def leaked(self) -> list[str]:
         """Name what the commands so far left on the machine (running pods show up too)."""
@@ -262,7 +261,7 @@ class RktContext:
 
     def _settle(self) -> list[str]:
         # The kernel takes control groups and namespaces apart a moment after the last process.
-        deadline = time.monotonic() + 3
+        deadline = time.monotonic() + 1.5
         while (leaked := self.leaked()) and time.monotonic() < deadline:
             time.sleep(0.05)
         return leaked

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Keyring:
-    """A GNUPGHOME below /tmp (its socket's path must be short) with keys that have no passphrase."""
+    """A GNUPGHOME below /tmp (its socket's path must be short); its keys have no passphrase."""
 
     def __init__(self) -> None:
         self.home = tempfile.mkdtemp(prefix="rktgpg")
@@ -30,6 +30,7 @@ class Keyring:
         trace: TracebackType | None,
     ) -> None:
         self.gpgconf("--kill", "all")
+        self.gpgconf("--remove-socketdir")  # where a session has /run/user/UID
         shutil.rmtree(self.home, ignore_errors=True)
 
     def gpgconf(self, *args: str) -> None:

@@ -9,11 +9,17 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 POD = re.compile(r"rkt-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 # Where programs put sockets, locks and temporary files; only names that tell of rkt count.
 SHARED_DIRECTORIES = ("/tmp", "/var/tmp", "/run", "/run/netns", "/var/run/netns", "/dev/shm")
+
+# Tests that run at the same time, each of which looks after its own.
+OF_TESTS = ("rkt-test-", "rkt-probe-", "rktgpg")
 
 
 class Snapshot(NamedTuple):
@@ -26,13 +32,13 @@ class Snapshot(NamedTuple):
     files: frozenset[str]
 
 
-def snapshot(pid: int | str = "self") -> Snapshot:
-    """Look at the machine as the namespaces of a process show it."""
+def snapshot(pid: int | str = "self", *, pods: Iterable[str] | None = None) -> Snapshot:
+    """Look at the machine as the namespaces of a process show it; see `cgroups` for `pods`."""
     return Snapshot(
         mounts=mounts(pid),
         interfaces=interfaces(pid),
         rules=firewall_rules(pid),
-        cgroups=cgroups(),
+        cgroups=cgroups(pods),
         files=shared_files(),
     )
 
@@ -78,13 +84,18 @@ def _has_iptables() -> bool:
     return any(os.access(f"{place}/iptables-save", os.X_OK) for place in ("/usr/sbin", "/sbin"))
 
 
-def cgroups(pods: frozenset[str] | None = None) -> frozenset[str]:
-    """Give the control groups of pods in every hierarchy; with `pods`, of these UUIDs only."""
+def cgroups(pods: Iterable[str] | None = None) -> frozenset[str]:
+    """Give the control groups of pods in every hierarchy.
+
+    Hierarchies are the machine's, and other pods come and go: with `pods` (UUIDs or their
+    beginnings) only those count.
+    """
     found = set()
+    mine = None if pods is None else tuple(f"rkt-{pod}" for pod in pods)
     for directory, names, _ in os.walk("/sys/fs/cgroup"):
         for name in names:
             match = POD.search(name)
-            if match and (pods is None or match[0].removeprefix("rkt-") in pods):
+            if match and (mine is None or match[0].startswith(mine)):
                 found.add(os.path.join(directory, name))
     return frozenset(found)
 
@@ -98,7 +109,11 @@ def shared_files() -> frozenset[str]:
         except OSError:
             continue
         everything = directory.endswith("netns")
-        found |= {f"{directory}/{name}" for name in names if everything or "rkt" in name}
+        found |= {
+            f"{directory}/{name}"
+            for name in names
+            if everything or ("rkt" in name and not name.startswith(OF_TESTS))
+        }
     return frozenset(found)
 
 
