@@ -32,7 +32,7 @@ _DIRECTORIES = (
 _LAUNCHER = """\
 #!{python} -ISB
 import sys; sys.path.insert(0, __file__.rpartition("/")[0] + "/{lib}"); \
-from rkt.stage1 import {module}; sys.exit({module}.main(sys.argv))
+from rkt.stage1 import launch, {module}; launch.leave({module}.main(sys.argv))
 """
 _OS_RELEASE = (
     'NAME="rkt stage1-oci"\nID=rkt\nVERSION="{v}"\nVERSION_ID={v}\nPRETTY_NAME="rkt {v}"\n'

@@ -114,8 +114,6 @@ class Pod:
         atomic.write_file(f"{self.dir}/subcgroup", f"{path}\n".encode(), durable=False)
         self.supervisor = supervisor.Supervisor(self.dir, self.runtime, self.init.pid)
         self.supervisor.watch_signals(wake)
-        self.init.wait_ready()
-        self._record()
 
     def supervise(self) -> int:
         """Start the apps and wait for their end."""
@@ -124,6 +122,9 @@ class Pod:
         prefixed = len(self.manifest.apps) > 1
         stdin = 0 if self.options.interactive and not self.terminal else -1
         plans = [self._plan_of(app) for app in self.manifest.apps]
+        if self.init is not None:
+            self.init.wait_ready()
+        self._record()
         for plan in plans:
             config = spec.build(
                 plan, init_pid=self._init_pid(), joined=self._joined(), shm=self._shm

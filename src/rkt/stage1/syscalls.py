@@ -51,3 +51,27 @@ BLACKLIST = """
 WHITELIST_ARM = """
     arm_fadvise64_64 arm_sync_file_range breakpoint cacheflush set_tls sync_file_range2
 """
+
+# What a whitelist allows without naming it: systemd's @default (systemd.exec(5), 252), which rkt's
+# filters always got too, and what the OCI runtime needs between loading the filter and exec.
+IMPLICIT = """
+    arch_prctl brk clock_getres clock_getres_time64 clock_gettime clock_gettime64
+    clock_nanosleep clock_nanosleep_time64 execve exit exit_group futex futex_time64 futex_waitv
+    get_robust_list get_thread_area getegid getegid32 geteuid geteuid32 getgid getgid32
+    getgroups getgroups32 getpgid getpgrp getpid getppid getrandom getresgid getresgid32
+    getresuid getresuid32 getrlimit getsid gettid gettimeofday getuid getuid32 membarrier mmap
+    mmap2 mprotect munmap nanosleep pause prlimit64 restart_syscall rseq rt_sigreturn
+    sched_getaffinity sched_yield set_robust_list set_thread_area set_tid_address sigreturn time
+    ugetrlimit
+"""
+
+# Younger than the lists above.  A whitelist that kills would kill every program of a C library that
+# merely tries them; refused with ENOSYS the library falls back (runc adds the same by itself).
+NEWER = """
+    cachestat clone3 close_range epoll_pwait2 faccessat2 fchmodat2 fsconfig fsmount fsopen
+    fspick io_pgetevents io_uring_enter io_uring_register io_uring_setup landlock_add_rule
+    landlock_create_ruleset landlock_restrict_self memfd_secret mount_setattr move_mount
+    open_tree openat2 pidfd_getfd pidfd_open pidfd_send_signal pkey_alloc pkey_free
+    pkey_mprotect preadv2 process_madvise process_mrelease pwritev2 quotactl_fd
+    set_mempolicy_home_node statx
+"""

@@ -79,6 +79,8 @@ def _bind(volume: Volume, target: str, point: MountPoint | None, pod_dir: str) -
         ) from err
     except OSError as err:
         raise KernelError(f'volume "{volume.name}": cannot use source', err, volume.source) from err
+    if not stat.S_ISDIR(info.st_mode):
+        bind.recursive = False  # crun 1.8 opens the target of a recursive one as a directory
     kind = "c" if stat.S_ISCHR(info.st_mode) else "b" if stat.S_ISBLK(info.st_mode) else ""
     if kind:
         bind.device = (kind, os.major(info.st_rdev), os.minor(info.st_rdev))
