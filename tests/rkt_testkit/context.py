@@ -226,10 +226,22 @@ class RktContext:
 
     def leaked(self) -> list[str]:
         """Name what the commands so far left on the machine (running pods show up too)."""
+        self._reap_orphans()
         found = leaks.differences(self._before, self._snapshot())
         alive = leaks.descendants(os.getpid()) - self._before_processes - {self._holder.pid}
         alive -= leaks.descendants(self._holder.pid)
         return found + [leaks.describe_process(pid) for pid in sorted(alive)]
+
+    def _reap_orphans(self) -> None:
+        """Do what PID 1 of a machine does: a dead process that nobody waits for holds up the end
+        of its PID namespace.
+        """
+        known = {process.pid for process in (*self._running, self._holder)}
+        for pid in leaks.dead_children(os.getpid()) - known:
+            try:
+                os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                pass
 
     def close(self, *, check: bool = True) -> None:
         """End what still runs, assert that nothing is left, remove the directories."""

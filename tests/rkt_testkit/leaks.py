@@ -139,13 +139,25 @@ def descendants(pid: int) -> frozenset[int]:
     return frozenset(found)
 
 
+def dead_children(pid: int) -> frozenset[int]:
+    """Give the zombies that wait for a process to read their status."""
+    states = {int(name): _state(int(name)) for name in os.listdir("/proc") if name.isdigit()}
+    return frozenset(child for child, state in states.items() if state == ("Z", pid))
+
+
 def _parent_of_living(pid: int) -> int | None:
+    state = _state(pid)
+    return None if state is None or state[0] in "ZX" else state[1]
+
+
+def _state(pid: int) -> tuple[str, int] | None:
+    """Give the state letter of a process and its parent; None when it is gone."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             state, parent = file.read().rsplit(")", 1)[1].split()[:2]
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return None if state in "ZX" else int(parent)
+    return state, int(parent)
 
 
 def describe_process(pid: int) -> str:

@@ -21,8 +21,8 @@ def acquire(fd: int, *, exclusive: bool = True, blocking: bool = True, what: str
     mode = (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | (0 if blocking else fcntl.LOCK_NB)
     try:
         fcntl.flock(fd, mode)
-    except BlockingIOError as err:
-        raise LockedError(f'"{what or fd}" is locked by another process') from err
+    except BlockingIOError:
+        raise LockedError(f'"{what or fd}" is locked by another process') from None
 
 
 def release(fd: int) -> None:

@@ -53,8 +53,8 @@ def _remove(context: Context, pod: Pod) -> None:
 
     try:
         pod.lock()
-    except LockedError as err:
-        raise PodStateError(f'pod "{pod.uuid}" is currently {_BUSY[pod.where]}') from err
+    except LockedError:
+        raise PodStateError(f'pod "{pod.uuid}" is currently {_BUSY[pod.where]}') from None
     if pod.where == state.RUN:
         pod.move(state.EXITED_GARBAGE)
     elif pod.where == state.PREPARE:
