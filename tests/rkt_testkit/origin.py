@@ -185,6 +185,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.request = self.server.context.wrap_socket(self.request, server_side=True)
         super().setup()
 
+    def finish(self) -> None:
+        """Close what `setup` has made; the server only knows the socket below it."""
+        super().finish()
+        if self.server.context is not None:
+            self.request.close()
+
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Say nothing."""
 

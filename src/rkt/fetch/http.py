@@ -89,9 +89,9 @@ class Reply:
         while True:
             try:
                 chunk = self._raw.read1(_CHUNK, decode_content=False)
-            except failures.IncompleteRead as err:
-                raise self._short(got) from err
             except (failures.HTTPError, OSError) as err:
+                if any(isinstance(one, failures.IncompleteRead) for one in _causes(err)):
+                    raise self._short(got) from err
                 raise FetchError(f'"{where}": {_reason(err, self._stall)}') from err
             now = time.monotonic()
             got += len(chunk)
@@ -181,7 +181,7 @@ class Client:
             host = parts.netloc.rpartition("@")[2]
             if parts.username is not None:
                 basic = f"{parts.username}:{parts.password or ''}"
-                sent.update(make_headers(basic_auth=basic))
+                sent["Authorization"] = make_headers(basic_auth=basic)["authorization"]
             elif self._credentials is not None:
                 sent.update(self._credentials(host))
         try:
@@ -243,20 +243,31 @@ def _reason(err: BaseException, stall: float) -> str:
 
     import urllib3.exceptions as failures
 
-    seen: BaseException | None = err
-    while seen is not None:
-        if isinstance(seen, failures.ConnectTimeoutError):
-            return f"no connection within {CONNECT_TIMEOUT:g} s"
-        if isinstance(seen, (failures.ReadTimeoutError, TimeoutError)):
-            return f"the server stalls: no data for {stall:g} s"
-        if isinstance(seen, ssl.SSLCertVerificationError):
-            return f"TLS certificate verification failed: {seen.verify_message.rstrip('.')}"
-        if isinstance(seen, ssl.SSLError):
-            return f"TLS failure: {seen.reason or seen}"
-        if isinstance(seen, failures.NameResolutionError):
+    for one in _causes(err):
+        if isinstance(one, failures.NameResolutionError):
             return "the host name cannot be resolved"
-        if isinstance(seen, OSError) and seen.strerror:
-            return seen.strerror[:1].lower() + seen.strerror[1:]
+        if isinstance(one, failures.NewConnectionError):  # also a ConnectTimeoutError
+            continue
+        if isinstance(one, failures.ConnectTimeoutError):
+            return f"no connection within {CONNECT_TIMEOUT:g} s"
+        if isinstance(one, (failures.ReadTimeoutError, TimeoutError)):
+            return f"the server stalls: no data for {stall:g} s"
+        if isinstance(one, ssl.SSLCertVerificationError):
+            return f"TLS certificate verification failed: {one.verify_message.rstrip('.')}"
+        if isinstance(one, ssl.SSLError):
+            return f"TLS failure: {one.reason or one}"
+        if isinstance(one, OSError) and one.strerror:
+            return one.strerror[:1].lower() + one.strerror[1:]
+    texts = [str(one) for one in _causes(err)]
+    return texts[-1] or type(err).__name__
+
+
+def _causes(err: BaseException) -> list[BaseException]:
+    """Give an exception and what it wraps, outermost first; urllib3 wraps in arguments too."""
+    found: list[BaseException] = []
+    seen: BaseException | None = err
+    while seen is not None and seen not in found:
+        found.append(seen)
         inner = [arg for arg in seen.args if isinstance(arg, BaseException)]
         seen = seen.__cause__ or (inner[0] if inner else None) or seen.__context__
-    return str(err) or type(err).__name__
+    return found
