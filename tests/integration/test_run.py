@@ -260,3 +260,18 @@ def test_the_uuid_is_saved(rkt: RktContext) -> None:
     sh(rkt, "true", f"--uuid-file-save={rkt.files}/uuid")
     with open(f"{rkt.files}/uuid") as file:
         assert rkt.pod_state(file.read()) == "exited"
+
+
+def test_an_image_fetched_without_verification_is_not_run_without_saying_so(
+    rkt: RktContext,
+) -> None:
+    aci = image(rkt, exec=("/bin/echo", "ran"))
+    rkt.rkt(OPEN, "fetch", aci.path)
+    for verb in ("run", "prepare"):
+        result = rkt.rkt(verb, aci.key, status=254)
+        assert result.stderr.splitlines() == [
+            'rkt: refusing to execute image "example.com/busybox": it was fetched without '
+            "verification",
+            f"hint: rkt fetch {aci.path}, or run it with --insecure-options=image",
+        ]
+    assert rkt.rkt(OPEN, "run", aci.key).stdout == "ran\n"

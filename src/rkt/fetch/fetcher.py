@@ -23,6 +23,7 @@ from rkt.errors import (
     NotFound,
     RktError,
     UntrustedError,
+    VerifyError,
     describe,
     one_line,
 )
@@ -122,9 +123,9 @@ class Fetcher:
         path = self._store.blob_path(record.key)
         if signature is None or path is None:
             name = one_line(record.name)
-            raise FetchError(
-                f'image "{name}" is not verified, and its signature is not in the store',
-                hint=f"rkt fetch {one_line(record.source)}",
+            raise VerifyError(
+                f'refusing to execute image "{name}": it was fetched without verification',
+                hint=f"rkt fetch {one_line(record.source)}, or run it with --insecure-options=image",
             )
         signer = verify_file(self._keystore.keys_for(record.name), signature, path)
         _say_verified(signer)

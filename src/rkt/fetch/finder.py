@@ -15,7 +15,7 @@ from rkt.config.insecure import InsecureOptions
 from rkt.errors import FetchError, NotFound, SchemaError, UntrustedError, one_line
 from rkt.fetch.address import DOCKER, FILE, HASH, URL, classify
 from rkt.schema.textual import AppRef, host_arch, parse_app_string
-from rkt.store.images import UNVERIFIED
+from rkt.store.images import TRUSTED_LOCATION, VERIFIED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 NEW, UPDATE, NEVER = "new", "update", "never"
 _MAX_DEPENDENCIES = 256
 _MAX_DEPTH = 32
+_TRUSTED = (VERIFIED, TRUSTED_LOCATION)
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -81,7 +82,7 @@ class Finder:
         """
         for key in self._with_dependencies(record):
             one = record if key == record.key else self._store.get(key)
-            if one.verification.status == UNVERIFIED and not self._options.insecure.image:
+            if one.verification.status not in _TRUSTED and not self._options.insecure.image:
                 self._verify_again(one)
             if not one.unpacked:
                 from rkt.image.ingest import ensure_unpacked
