@@ -137,4 +137,4 @@ def _read(client: Client, location: str) -> bytes:
         with open(path, "rb") as file:
             return file.read(MAX_KEY_DATA + 1)
     except OSError as err:
-        raise FetchError(str(err.strerror)) from err
+        raise FetchError(str(err.strerror)) from None  # the caller's text has the path

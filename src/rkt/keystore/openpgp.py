@@ -84,12 +84,14 @@ class Verifier:
     """Check data against a detached signature file while the data arrives.
 
     Raises UntrustedError at once when no signature names one of the keys.  `feed` never fails:
-    the verdict is `finish`'s.  Use it as a context manager: leaving it ends gpgv.
+    the verdict is `finish`'s.  With `path` gpgv reads that file itself, and nothing is fed.  Use it
+    as a context manager: leaving it ends gpgv.
     """
 
-    def __init__(self, keys: Sequence[TrustedKey], signature: bytes) -> None:
+    def __init__(
+        self, keys: Sequence[TrustedKey], signature: bytes, *, path: str | None = None
+    ) -> None:
         found = _usable(signature)
-        self._keys = keys
         tries: list[tuple[TrustedKey, Signature]] = []
         for one in found:
             tries += [(key, one) for key in keys if one.key_id in key.key_ids]
@@ -101,7 +103,7 @@ class Verifier:
         self._checks: list[_Check] = []
         try:
             for key, one in tries[:_MAX_CHECKS]:
-                self._checks.append(_Check(key, one))
+                self._checks.append(_Check(key, one, path))
         except BaseException:
             self.close()
             raise
@@ -144,17 +146,14 @@ class Verifier:
 
 def verify_file(keys: Sequence[TrustedKey], signature: bytes, path: str) -> Signer:
     """Check a file against a detached signature."""
-    with Verifier(keys, signature) as verifier, open(path, "rb", buffering=0) as file:
-        buffer = memoryview(bytearray(_CHUNK))
-        while size := file.readinto(buffer):
-            verifier.feed(buffer[:size])
+    with Verifier(keys, signature, path=path) as verifier:
         return verifier.finish()
 
 
 class _Check:
     """One gpgv: one signature packet, one key, both in memory files so nothing can be left."""
 
-    def __init__(self, key: TrustedKey, signature: Signature) -> None:
+    def __init__(self, key: TrustedKey, signature: Signature, path: str | None) -> None:
         self._key = key
         self._data = self._status = -1
         self._pid = 0
@@ -162,16 +161,20 @@ class _Check:
         if program is None:
             raise CommandError('"gpgv": no such program, signatures cannot be checked', status=127)
         try:
-            self._start(program, key.packets, signature.packet)
+            self._start(program, key.packets, signature.packet, path)
         except BaseException:
             self.close()
             raise
 
-    def _start(self, program: str, keyring: bytes, signature: bytes) -> None:
+    def _start(self, program: str, keyring: bytes, signature: bytes, path: str | None) -> None:
         with ExitStack() as stack:
             ring = _memory_file(stack, "rkt-keyring", keyring)
             signed = _memory_file(stack, "rkt-signature", signature)
-            data_out, self._data = os.pipe()
+            if path is None:
+                data_out, self._data = os.pipe()
+                _widen(self._data)
+            else:
+                data_out = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             stack.callback(os.close, data_out)
             self._status, status_in = os.pipe()
             stack.callback(os.close, status_in)
@@ -187,7 +190,6 @@ class _Check:
                 )
             except OSError as err:
                 raise KernelError("starting", err, program) from err
-        _widen(self._data)
 
     def feed(self, chunk: bytes | memoryview) -> None:
         view = memoryview(chunk)
