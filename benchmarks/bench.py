@@ -1,0 +1,317 @@
+#!/usr/bin/env python3
+"""Figures side by side, from alternating runs on one machine: what rkt does and what else would.
+
+    bench.py [--runs N] [--fetch-runs N] [--megabytes N] [start|run|fetch ...]
+
+start  `rkt version` and `rkt list` against an interpreter that does nothing
+run    `rkt run` of a stored image against `podman run` and the bare OCI runtime
+fetch  `rkt fetch` (verify, store, unpack) against gpgv, sha512sum and tar by hand; disk used
+
+All sides run in one private mount and network namespace, where a hybrid host's version 2 control
+group tree is hidden (crun 1.8 refuses to run while it sees it), with the same runtime.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, os.path.join(REPOSITORY, "tests"))
+
+from rkt_testkit.acibuilder import AciBuilder  # noqa: E402
+from rkt_testkit.keyring import Keyring  # noqa: E402
+from rkt_testkit.probes import SEARCH, rkt_binary  # noqa: E402
+
+ENV = {"PATH": SEARCH, "LANG": "C.UTF-8", "HOME": "/root"}
+UNIFIED = "/sys/fs/cgroup/unified"
+
+
+class Side(NamedTuple):
+    """One of the things compared: its name and the command (or the steps) to time."""
+
+    name: str
+    action: Callable[[], None]
+    before: Callable[[], None] = lambda: None
+
+
+def command(*argv: str, cwd: str | None = None) -> Callable[[], None]:
+    """Make an action of a command; it must succeed."""
+
+    def action() -> None:
+        done = subprocess.run(
+            argv, env=ENV, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, check=False
+        )
+        if done.returncode != 0:
+            words = (done.stderr or done.stdout).decode(errors="replace").strip()
+            raise SystemExit(f"{' '.join(argv)}: exit status {done.returncode}: {words}")
+
+    return action
+
+
+def output(*argv: str) -> str:
+    """Run a command and give what it prints."""
+    return subprocess.run(argv, env=ENV, check=True, capture_output=True, text=True).stdout
+
+
+def compare(title: str, sides: list[Side], runs: int) -> dict[str, float]:
+    """Run the sides in turn, `runs` times each; print the table; give the medians."""
+    for side in sides:  # a first round for the caches, not counted
+        side.before()
+        side.action()
+    times: dict[str, list[float]] = {side.name: [] for side in sides}
+    for _ in range(runs):
+        for side in sides:
+            side.before()
+            begun = time.perf_counter()
+            side.action()
+            times[side.name].append(time.perf_counter() - begun)
+    table(title, times)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def table(title: str, times: dict[str, list[float]]) -> None:
+    """Print minimum and median of each side, and ratios of the first side to the others."""
+    first = next(iter(times.values()))
+    print(f"\n{title} ({len(first)} alternating runs)")
+    print(f"  {'':<34}{'min':>10}{'median':>10}   first side : this one (min, median)")
+    for name, values in times.items():
+        low, middle = min(values), statistics.median(values)
+        ratios = f"{min(first) / low:6.2f} {statistics.median(first) / middle:6.2f}"
+        print(f"  {name:<34}{low * 1000:>7.1f} ms{middle * 1000:>7.1f} ms   {ratios}", flush=True)
+
+
+def goal(what: str, value: float, limit: float) -> None:
+    """Print a ratio beside its aim."""
+    print(
+        f"  {what}: {value:.2f}, aim: at most {limit:.2f} -> {'ok' if value <= limit else 'MISSED'}"
+    )
+
+
+class Bench:
+    """The three comparisons; all files lie below `work`."""
+
+    def __init__(self, work: str, options: argparse.Namespace) -> None:
+        self.work = work
+        self.runs: int = options.runs
+        self.fetch_runs: int = options.fetch_runs
+        self.megabytes: int = options.megabytes
+        self.rkt = [
+            rkt_binary(), f"--dir={work}/data", f"--system-config={work}/system",
+            f"--local-config={work}/local",
+        ]  # fmt: skip
+
+    # --- start -----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Compare start-up with a bare interpreter."""
+        with open(rkt_binary(), encoding="utf-8") as file:
+            interpreter = file.readline().removeprefix("#!").split()[0]
+        medians = compare("Start-up", [
+            Side("rkt version", command(rkt_binary(), "version")),
+            Side("rkt list (no pods)", command(*self.rkt, "list")),
+            Side("bare interpreter", command(interpreter, "-IS", "-c", "pass")),
+        ], self.runs)  # fmt: skip
+        bare = medians["bare interpreter"]
+        for name in ("rkt version", "rkt list (no pods)"):
+            print(f"  {name}: {(medians[name] - bare) * 1000:.1f} ms over the bare interpreter")
+
+    # --- run -------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Compare running /bin/true."""
+        runtime = self.runtime()
+        image = AciBuilder("example.com/true", exec=["/bin/true"]).busybox()
+        aci = image.build(f"{self.work}/true.aci")
+        key = output(*self.rkt, "--insecure-options=image", "fetch", aci.path).split()[-1]
+        root = f"{self.work}/true"
+        os.mkdir(root)
+        command("tar", "-xf", aci.path, "-C", root)()
+        podman = self.podman(runtime)
+        name = "localhost/true"
+        command("tar", "-C", f"{root}/rootfs", "-cf", f"{self.work}/true.tar", ".")()
+        command(*podman, "import", f"{self.work}/true.tar", name)()
+        there = [*podman, "run", "--network=host", *limits(), name, "/bin/true"]
+        medians = compare(f"Running /bin/true, host network, {os.path.basename(runtime)}", [
+            Side("rkt run", command(*self.rkt, "--insecure-options=image", "run", key)),
+            Side("podman run", command(*there)),
+            Side("bare runtime", self.bare(runtime, root)),
+        ], self.runs)  # fmt: skip
+        goal("rkt run : podman run", medians["rkt run"] / medians["podman run"], 0.8)
+        command(*self.rkt, "gc", "--grace-period=0s")()
+        command(*self.rkt, "gc", "--grace-period=0s")()
+
+    def runtime(self) -> str:
+        """Give the runtime that all sides use: RKT_OCI_RUNTIME, else crun, else runc."""
+        for name in (os.environ.get("RKT_OCI_RUNTIME", ""), "crun", "runc"):
+            path = shutil.which(name, path=SEARCH) if name else None
+            if path:
+                ENV["RKT_OCI_RUNTIME"] = path
+                return path
+        raise SystemExit("neither crun nor runc is installed")
+
+    def podman(self, runtime: str) -> list[str]:
+        """Give podman's command line with storage of its own."""
+        path = shutil.which("podman", path=SEARCH)
+        if path is None:
+            raise SystemExit("podman is not installed (make bench installs it)")
+        return [
+            path, f"--root={self.work}/podman", f"--runroot={self.work}/podman-run",
+            f"--tmpdir={self.work}/podman-tmp", "--storage-driver=overlay",
+            "--cgroup-manager=cgroupfs", "--events-backend=none", f"--runtime={runtime}",
+        ]  # fmt: skip
+
+    def bare(self, runtime: str, bundle: str) -> Callable[[], None]:
+        """Make a bundle that asks for little more than the runtime's own example does."""
+        command(runtime, "spec", cwd=bundle)()
+        with open(f"{bundle}/config.json", encoding="utf-8") as file:
+            config = json.load(file)
+        config["process"].update(terminal=False, args=["/bin/true"])
+        kinds = config["linux"]["namespaces"]
+        config["linux"]["namespaces"] = [kind for kind in kinds if kind["type"] != "network"]
+        with open(f"{bundle}/config.json", "w", encoding="utf-8") as file:
+            json.dump(config, file)
+        state = f"--root={self.work}/bare"
+        return command(runtime, state, "run", "--bundle", bundle, "rkt-bench-bare")
+
+    # --- fetch -----------------------------------------------------------------------------------
+
+    def fetch(self) -> None:
+        """Compare fetching a big signed image."""
+        with Keyring() as keyring:
+            fingerprint = keyring.make("Bench <bench@example.com>")
+            with open(f"{self.work}/key.asc", "wb") as file:
+                file.write(keyring.export(fingerprint))
+            with open(f"{self.work}/key.gpg", "wb") as file:
+                file.write(keyring.export(fingerprint, armored=False))
+            image = self.big_image()
+            with open(image, "rb") as data, open(f"{image}.asc", "wb") as file:
+                file.write(keyring.sign(fingerprint, data.read()))
+        trust = ("trust", "--prefix=example.com/big", "--skip-fingerprint-review")
+        command(*self.rkt, *trust, f"{self.work}/key.asc")()
+        tree = f"{self.work}/by-hand"
+        cas = f"{self.work}/data/cas"
+
+        def by_hand() -> None:
+            gpgv()
+            digest()
+            untar()
+
+        def fresh_tree() -> None:
+            shutil.rmtree(tree, ignore_errors=True)
+            os.mkdir(tree)
+
+        gpgv = command("gpgv", "--keyring", f"{self.work}/key.gpg", f"{image}.asc", image)
+        digest = command("sha512sum", image)
+        untar = command("tar", "--numeric-owner", "-xpzf", image, "-C", tree)
+        size = os.path.getsize(image) / 1e6
+        medians = compare(f"Fetching {self.megabytes} MB ({size:.0f} MB compressed)", [
+            Side("rkt fetch", command(*self.rkt, "fetch", image),
+                 lambda: shutil.rmtree(cas, ignore_errors=True)),
+            Side("gpgv + sha512sum + tar x by hand", by_hand, fresh_tree),
+            Side("  of it gpgv", gpgv),
+            Side("  of it sha512sum", digest),
+            Side("  of it tar x", untar, fresh_tree),
+        ], self.fetch_runs)  # fmt: skip
+        hand = medians["gpgv + sha512sum + tar x by hand"]
+        goal("rkt fetch : by hand", medians["rkt fetch"] / hand, 1.3)
+        used, unpacked = disk(cas), disk(tree)
+        print(f"\nDisk: store {used / 1e6:.1f} MB, unpacked tree {unpacked / 1e6:.1f} MB")
+        goal("store : tree", used / unpacked, 1.2)
+
+    def big_image(self) -> str:
+        """Make an image of files that compress about as well as programs do."""
+        source = random.Random(4711)
+        builder = AciBuilder("example.com/big")
+        left = self.megabytes * 1_000_000
+        for index, wanted in enumerate(sizes(source)):
+            size = min(wanted, left)
+            left -= size
+            if size == 0:
+                break
+            half = source.randbytes(size // 2)
+            if index % 50 == 0:
+                builder.directory(f"d{index // 50}")
+            builder.file(f"d{index // 50}/f{index}", half + b"text " * ((size - len(half)) // 5))
+        return builder.build(f"{self.work}/big.aci").path
+
+
+def sizes(source: random.Random) -> Iterator[int]:
+    """Give file sizes as they are found in images: many small, a few big."""
+    while True:
+        yield int(min(source.lognormvariate(10, 2), 20_000_000)) + 1
+
+
+def limits() -> list[str]:
+    """Give flags that keep podman from raising limits, which not every root may do."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return [f"--ulimit=nofile={files}:{files}", "--ulimit=nproc=4096:4096"]
+
+
+def disk(path: str) -> int:
+    """Give the bytes that a directory takes on disk."""
+    return int(output("du", "-s", "--block-size=1", path).split()[0])
+
+
+def main() -> int:
+    """Enter namespaces, run what was asked for."""
+    parser = argparse.ArgumentParser(description="Compare rkt with other ways to do its work.")
+    parser.add_argument("what", nargs="*", default=["start", "run", "fetch"])
+    parser.add_argument("--runs", type=int, default=21)
+    parser.add_argument("--fetch-runs", type=int, default=3)
+    parser.add_argument("--megabytes", type=int, default=300)
+    parser.add_argument("--inside", default="", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    unknown = set(options.what) - {"start", "run", "fetch"}
+    if unknown:
+        parser.error(f"no such comparison: {', '.join(sorted(unknown))}")
+    if options.inside:
+        inside(options)
+        return 0
+    if os.geteuid() != 0:
+        raise SystemExit("the benchmarks run pods: they need root")
+    before = set(podman_groups())
+    work = tempfile.mkdtemp(prefix="rkt-bench-")
+    try:
+        words = [sys.executable, os.path.abspath(__file__), f"--inside={work}", *sys.argv[1:]]
+        namespaces = ["unshare", "--mount", "--net", "--propagation", "private"]
+        return subprocess.run([*namespaces, *words], check=False).returncode
+    finally:
+        shutil.rmtree(work, ignore_errors=True)  # the mounts went with their namespace
+        for group in podman_groups():
+            if group not in before:
+                os.rmdir(group)
+
+
+def podman_groups() -> list[str]:
+    """Give the control groups that podman leaves behind, children first."""
+    top = "/sys/fs/cgroup"
+    found = [place for place, _, _ in os.walk(top, topdown=False) if "/libpod_parent" in place]
+    return sorted(found, reverse=True)
+
+
+def inside(options: argparse.Namespace) -> None:
+    """Run the comparisons in the new namespaces."""
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    if os.path.ismount(UNIFIED):
+        subprocess.run(["umount", UNIFIED], check=True)
+    bench = Bench(options.inside, options)
+    for name in options.what:
+        getattr(bench, name)()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
