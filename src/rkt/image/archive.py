@@ -76,7 +76,7 @@ def detect(head: bytes) -> str:
 
 
 def decompress(file: BinaryIO, *, limits: Limits = LIMITS) -> Iterator[bytes]:
-    """Give the uncompressed bytes of an archive in chunks of at most 1 MiB.
+    """Give the uncompressed bytes of an archive in chunks, none of them empty.
 
     Raises ArchiveError for damaged data and for a decompression bomb.
     """
@@ -194,19 +194,37 @@ def _xz() -> tuple[Callable[[], _Decompressor], tuple[type[Exception], ...]]:
 def _unzstd(read: Callable[[], bytes]) -> Iterator[bytes]:
     import zstandard
 
-    class _Source:
-        def read(self, _size: int = -1) -> bytes:
-            return read()
-
-    reader = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).stream_reader(
-        _Source(),  # type: ignore[arg-type]
-        read_across_frames=True,
-    )
-    try:
-        while chunk := reader.read(CHUNK):
-            yield chunk
-    except zstandard.ZstdError as err:
-        raise _damaged("zstd", str(err)) from err
+    # Its reader object takes a truncated frame for a whole one; this one says where a frame ends,
+    # but gives all that its input yields at once: at most 128 MiB for a slice of this size.
+    step = 4096
+    context = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
+    frame = context.decompressobj()
+    fresh = False  # between two frames
+    out: list[bytes] = []
+    ready = 0
+    while data := read():
+        at = 0
+        while at < len(data):
+            if fresh:
+                frame, fresh = context.decompressobj(), False
+            piece = data[at : at + step]
+            try:
+                done = frame.decompress(piece)
+            except zstandard.ZstdError as err:
+                raise _damaged("zstd", str(err)) from err
+            at += len(piece)
+            if frame.eof:
+                at -= len(frame.unused_data)
+                fresh = True
+            out.append(done)
+            ready += len(done)
+            if ready >= _INPUT:
+                yield b"".join(out)
+                out, ready = [], 0
+    if ready:
+        yield b"".join(out)
+    if not fresh:
+        raise _damaged("zstd", "unexpected end of file")
 
 
 class Layout:

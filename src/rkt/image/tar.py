@@ -108,18 +108,18 @@ class TarReader:
         extended = False
         while True:
             header = self._next_header()
-            if header is None or header == _ZERO:
+            if header == _ZERO:
                 if extended:
                     raise ArchiveError("malformed archive: an extended header has no entry")
-                if header is not None:
-                    self._drain()
+                self._drain()
                 return None
-            flag = header[156:157]
+            fields = _fields(header)
+            flag = fields[7]
             if flag in _KINDS:
-                return self._entry(header, flag)
+                return self._entry(header, fields)
             if flag not in _EXTENSIONS:
-                raise ArchiveError(f"{show(_text(header[:100]))}: unsupported type: {flag[0]}")
-            self._extension(flag, header)
+                raise ArchiveError(f"{show(_text(fields[0]))}: unsupported type: {flag[0]}")
+            self._extension(flag, fields[4])
             extended = extended or flag != b"g"
 
     def payload(self) -> Iterator[memoryview]:
@@ -148,8 +148,8 @@ class TarReader:
             count -= step
         self._left = 0
 
-    def _take(self, count: int, *, end_ok: bool = False) -> bytes:
-        """Give exactly `count` bytes; with `end_ok`, none when the archive ends here."""
+    def _take(self, count: int) -> bytes:
+        """Give exactly `count` bytes."""
         end = self._pos + count
         if end <= len(self._chunk):
             data = self._chunk[self._pos : end]
@@ -159,27 +159,17 @@ class TarReader:
         while len(data) < count:
             chunk = next(self._chunks, b"")
             if not chunk:
-                if end_ok and not data:
-                    self._chunk, self._pos = b"", 0
-                    return b""
                 raise ArchiveError("malformed archive: unexpected end of file")
             self._pos = min(count - len(data), len(chunk))
             self._chunk = chunk
             data += chunk[: self._pos]
         return data
 
-    def _next_header(self) -> bytes | None:
+    def _next_header(self) -> bytes:
+        # An archive without an end marker may be the first part of a longer one: an error here.
         pad = self._pad
         self._pad = 0
-        if self._pos + pad + BLOCK <= len(self._chunk):
-            data = self._take(pad + BLOCK)
-        else:
-            data = self._take(pad)
-            last = self._take(BLOCK, end_ok=True)
-            data += last
-            if not last:
-                self._note(data)
-                return None
+        data = self._take(pad + BLOCK)
         self._note(data)
         return data[pad:] if pad else data
 
@@ -199,9 +189,8 @@ class TarReader:
                 break
         self._chunk, self._pos = b"", 0
 
-    def _extension(self, flag: bytes, header: bytes) -> None:
-        fields = _fields(header)
-        size = _number(fields[4], "size")
+    def _extension(self, flag: bytes, size_field: bytes) -> None:
+        size = _number(size_field, "size")
         if size > MAX_EXTENSION:
             raise ArchiveError(f"malformed archive: extended header of {size} bytes")
         padded = self._take(size + -size % BLOCK)
@@ -216,10 +205,8 @@ class TarReader:
                 raise ArchiveError("malformed archive: two extended headers for one entry")
             self._long[flag] = data.rstrip(b"\0")
 
-    def _entry(self, header: bytes, flag: bytes) -> Entry:
-        name, mode, uid, gid, size, mtime, _, _, link, magic, _, major, minor, prefix = _fields(
-            header
-        )
+    def _entry(self, header: bytes, fields: tuple[bytes, ...]) -> Entry:
+        name, mode, uid, gid, size, mtime, _, flag, link, magic, _, major, minor, prefix = fields
         entry = Entry()
         name = _text(name)
         if magic == b"ustar\x0000" and prefix[0]:
