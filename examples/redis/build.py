@@ -63,11 +63,7 @@ def run(*argv: str, cwd: str | None = None) -> str:
 
 def locations(names: set[str]) -> list[tuple[str, str]]:
     """Ask apt for the file name and the SHA-256 of each package's archive."""
-    argv = ("apt-get", "download", "--print-uris", "-qq", *sorted(names))
-    first = subprocess.run(argv, capture_output=True, text=True, check=False)
-    if first.returncode != 0 and os.geteuid() == 0:  # no package lists, or old ones
-        run("apt-get", "update", "-qq")
-    answer = first.stdout if first.returncode == 0 else run(*argv)
+    answer = run("apt-get", "download", "--print-uris", "-qq", *sorted(names))
     found = re.findall(r"^'[^']+' (\S+) \d+ SHA256:([0-9a-f]{64})", answer, re.MULTILINE)
     if len(found) != len(names):
         raise SystemExit(f"apt-get knows no archive for some of: {' '.join(sorted(names))}")
@@ -76,6 +72,17 @@ def locations(names: set[str]) -> list[tuple[str, str]]:
 
 def download(names: set[str], cache: str) -> list[str]:
     """Give the archives of packages, downloading those that the cache does not hold."""
+    try:
+        return download_listed(names, cache)
+    except SystemExit:
+        if os.geteuid() != 0:
+            raise
+    run("apt-get", "update", "-qq")  # there were no package lists, or old ones
+    return download_listed(names, cache)
+
+
+def download_listed(names: set[str], cache: str) -> list[str]:
+    """Do so by the package lists as they are."""
     wanted = locations(names)
     if not all(is_intact(os.path.join(cache, file), digest) for file, digest in wanted):
         # apt's sandbox user may not write here; the archives are checked against apt's digests.
