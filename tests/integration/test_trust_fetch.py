@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sqlite3
 from typing import TYPE_CHECKING
 
@@ -425,6 +426,16 @@ def test_many_at_once_download_once(rkt: RktContext, origin: Origin, trusted: Ac
     assert os.listdir(f"{rkt.data}/cas/partial") == []
 
 
+@pytest.mark.usefixtures("trusted")
+def test_interrupted_in_the_middle(rkt: RktContext, origin: Origin) -> None:
+    origin.resources[IMAGE].stall = 20_000
+    process = rkt.spawn("fetch", NAME)
+    rkt.wait_for(lambda: len(origin.asked(IMAGE)) == 1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == -signal.SIGINT
+    assert_nothing(rkt)
+
+
 def test_killed_in_the_middle(rkt: RktContext, origin: Origin, trusted: Aci) -> None:
     origin.resources[IMAGE].stall = 20_000
     process = rkt.spawn("fetch", NAME)
@@ -481,6 +492,27 @@ def test_insecure_image(rkt: RktContext, origin: Origin, published: Aci) -> None
     assert "rkt: warning: signature verification has been disabled" in result.stderr
     assert images(rkt) == {published.key: "skipped"}
     assert "404" in refused(rkt, "fetch", NAME)
+
+
+@pytest.mark.usefixtures("origin")
+def test_skipped_image_is_verified_by_a_later_fetch(rkt: RktContext, trusted: Aci) -> None:
+    for address in (NAME, f"https://{IMAGE}"):
+        rkt.rkt("--insecure-options=image", "fetch", address)
+    assert images(rkt) == {trusted.key: "skipped"}
+    assert "signature verified:" in rkt.rkt("fetch", NAME).stderr
+    assert images(rkt) == {trusted.key: "verified"}
+    rkt.rkt("--insecure-options=image", "fetch", NAME)
+    assert images(rkt) == {trusted.key: "verified"}
+
+
+def test_hostile_labels_of_a_dependency(
+    rkt: RktContext, publish: Callable[[AciBuilder], Aci]
+) -> None:
+    label = {"name": "version", "value": "1\x1b[2J\r\n../../x?y#z"}
+    publish(depending("example.com/top", {"imageName": "example.com/base", "labels": [label]}))
+    text = refused(rkt, "fetch", "example.com/top")
+    assert "\x1b" not in text
+    assert "searching for app image example.com/base:1\\x1b[2J" in text
 
 
 @pytest.mark.usefixtures("published")

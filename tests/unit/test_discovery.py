@@ -137,6 +137,9 @@ def test_endpoint_of_another_kind_is_refused(uri: str) -> None:
     pages = Pages({"https://example.com": meta("ac-discovery", f"example.com {uri}")}, http=True)
     with pytest.raises(DiscoveryError, match="is not an https URL"):
         find_endpoint(pages, "example.com", LABELS)
+    tag = meta("ac-discovery-pubkeys", f"example.com {uri}")
+    with pytest.raises(DiscoveryError, match="is not an https URL"):
+        find_keys(Pages({"https://example.com": tag}, http=True), "example.com")
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,7 @@ class Collect(Sink):
         """Begin again."""
         self.data = b""
 
-    def feed(self, chunk: bytes | memoryview) -> None:
+    def feed(self, chunk: bytes | bytearray | memoryview) -> None:
         """Take bytes."""
         self.data += bytes(chunk)
 

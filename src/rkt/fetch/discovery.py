@@ -76,7 +76,10 @@ def find_keys(client: Client, name: str) -> list[str]:
     def choose(tags: list[Tag]) -> list[str] | None:
         return [tag.uri for tag in tags if tag.name == "ac-discovery-pubkeys"] or None
 
-    return list(dict.fromkeys(_walk(client, name, choose, NO_KEYS.format(one_line(name)))))
+    locations = list(dict.fromkeys(_walk(client, name, choose, NO_KEYS.format(one_line(name)))))
+    for location in locations:  # a page must not make us read local files
+        _check_url(client, location)
+    return locations
 
 
 NO_KEYS = "meta discovery on {} resulted in no keys"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from rkt import log
-from rkt.errors import FetchError, HTTPStatusError, KernelError, LockedError, RktError
+from rkt.errors import FetchError, HTTPStatusError, KernelError, LockedError, RktError, one_line
 from rkt.fetch.http import shown
 from rkt.fetch.progress import Progress
 from rkt.linux import atomic, lock
@@ -32,6 +32,7 @@ _KEEP_SECONDS = 7 * 86400
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 _MAX_AGE = re.compile(r"max-age=\"?([0-9]{1,10})")
 _COPY = 1 << 20
+_PIECE = 256 << 10
 _UPDATED = "cannot use cached partial download, resource updated."
 
 
@@ -41,7 +42,7 @@ class Sink:
     def restart(self) -> None:
         """Forget what was fed: the download begins again."""
 
-    def feed(self, chunk: bytes | memoryview) -> None:
+    def feed(self, chunk: bytes | bytearray | memoryview) -> None:
         """Take the next bytes."""
 
 
@@ -111,7 +112,7 @@ def _transfer(client: Client, part: _Partial, sink: Sink, limit: int) -> Downloa
             # Only worth it while the server can continue and each attempt brings something.
             if attempt == _ATTEMPTS or not part.validator or part.size <= before:
                 raise
-            log.info(f"{err.message}; resuming")
+            log.info(f"{one_line(err.message)}; resuming")
     raise AssertionError("unreachable")
 
 
@@ -155,14 +156,21 @@ def _begin(part: _Partial, reply: Reply, sink: Sink) -> int | None:
 
 def _receive(part: _Partial, reply: Reply, sink: Sink, limit: int, total: int | None) -> None:
     progress = Progress("Downloading aci", total, start=part.size)
+    pending = bytearray()  # a chunk is a TLS record: too small to write, and to wake gpgv for
     try:
         for chunk in reply.chunks(limit=limit - part.size):
-            part.write(chunk)
-            sink.feed(chunk)
+            pending += chunk
+            if len(pending) >= _PIECE:
+                piece, pending = pending, bytearray()  # never written twice, come what may
+                part.write(piece)
+                sink.feed(piece)
             progress.advance(len(chunk))
     except BaseException:
         progress.abort()
         raise
+    finally:
+        part.write(pending)
+        sink.feed(pending)
     progress.finish()
     if total is not None and part.size != total:
         where = shown(part.url)
@@ -203,7 +211,7 @@ class _Partial:
             except OSError:
                 return self._create(flags)
             note = _read_note(self._note)
-            if note is None or note.url != self.url or not _is_private(fd):
+            if note is None or note.url != shown(self.url) or not _is_private(fd):
                 os.close(fd)
                 return self._create(flags)
             self.validator = note.validator
@@ -229,7 +237,7 @@ class _Partial:
         """Remember how a later run can tell that the resource is still the same."""
         self.validator = validator
         if validator:
-            data = msgspec.json.encode(_Note(self.url, validator))
+            data = msgspec.json.encode(_Note(shown(self.url), validator))
             atomic.write_file(self._note, data, mode=0o600, durable=False)
 
     def feed_to(self, sink: Sink) -> None:
@@ -241,7 +249,7 @@ class _Partial:
             sink.feed(chunk)
             self._fed += len(chunk)
 
-    def write(self, chunk: bytes) -> None:
+    def write(self, chunk: bytes | bytearray) -> None:
         """Append bytes that the sink is about to get."""
         view = memoryview(chunk)
         try:

@@ -30,6 +30,7 @@ from rkt.errors import (
 from rkt.fetch import discovery, trust
 from rkt.fetch.download import Sink, download, exclusive, max_age
 from rkt.fetch.http import Client, shown
+from rkt.fetch.options import UPDATE
 from rkt.image.ingest import ingest
 from rkt.keystore.openpgp import MAX_SIGNATURE, Signer, Verifier, signer_ids, verify_file
 from rkt.store import layout
@@ -38,7 +39,7 @@ from rkt.store.images import SKIPPED, UNVERIFIED, VERIFIED, Remote, Verification
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from rkt.fetch.finder import Options
+    from rkt.fetch.options import Options
     from rkt.keystore.keys import Keystore, TrustedKey
     from rkt.schema.image import ImageManifest
     from rkt.schema.textual import AppRef
@@ -76,7 +77,7 @@ class Fetcher:
 
     def by_name(self, ref: AppRef, labels: Mapping[str, str], signature: str | None) -> ImageRecord:
         """Fetch by meta discovery; `labels` are those of the name with defaults added."""
-        log.info(f"searching for app image {ref}")
+        log.info(f"searching for app image {one_line(str(ref))}")
         try:
             endpoint = discovery.find_endpoint(self._client, ref.name, labels)
         except FetchError as err:
@@ -125,7 +126,7 @@ class Fetcher:
             name = one_line(record.name)
             raise VerifyError(
                 f'refusing to execute image "{name}": it was fetched without verification',
-                hint=f"rkt fetch {one_line(record.source)}, or run it with --insecure-options=image",
+                hint=f"rkt fetch {one_line(record.source)} (or use --insecure-options=image)",
             )
         signer = verify_file(self._keystore.keys_for(record.name), signature, path)
         _say_verified(signer)
@@ -137,7 +138,7 @@ class Fetcher:
     def _remote(self, wanted: _Wanted, signature: str) -> ImageRecord:
         url = wanted.source
         known = self._reusable(url)
-        if known is not None and (self._is_current(known) or self._is_unchanged(known)):
+        if known is not None and (self._is_current(known) or self._is_unchanged(known, url)):
             return self._use(known, wanted)
         log.info(f"fetching image from {one_line(shown(url))}")
         if self._insecure.image:
@@ -171,13 +172,13 @@ class Fetcher:
                 signer = check.finish()
             record = self._ingest(got.path, wanted, signature, signer)
             self._store.put_remote(
-                Remote(wanted.source, got.etag, got.max_age, time.time_ns(), record.key)
+                Remote(shown(wanted.source), got.etag, got.max_age, time.time_ns(), record.key)
             )
         return record
 
     def _reusable(self, url: str) -> Remote | None:
         """Give an earlier download from a URL if its image would still do."""
-        known = self._store.remote(url)
+        known = self._store.remote(shown(url))
         if known is None:
             return None
         try:
@@ -191,16 +192,16 @@ class Fetcher:
         return known if signed and self._store.blob_path(known.key) is not None else None
 
     def _is_current(self, known: Remote) -> bool:
-        if self._options.pull_policy != "update":
+        if self._options.pull_policy != UPDATE:
             return True
         age = time.time_ns() - known.download_time
         return 0 <= age < known.max_age * 10**9
 
-    def _is_unchanged(self, known: Remote) -> bool:
+    def _is_unchanged(self, known: Remote, url: str) -> bool:
         """Ask the server whether the image is still the one in the store."""
         if not known.etag:
             return False
-        with self._client.open(known.url, {"If-None-Match": known.etag}) as reply:
+        with self._client.open(url, {"If-None-Match": known.etag}) as reply:
             if reply.status != 304:
                 return False
             age = max_age(reply)
@@ -378,7 +379,7 @@ class _Stream(Sink):
             except UntrustedError as err:
                 log.debug(err.message)
 
-    def feed(self, chunk: bytes | memoryview) -> None:
+    def feed(self, chunk: bytes | bytearray | memoryview) -> None:
         """Hand the next bytes to gpgv."""
         if self._verifier is not None:
             self._verifier.feed(chunk)

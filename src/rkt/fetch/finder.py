@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from rkt import log
-from rkt.config.insecure import InsecureOptions
 from rkt.errors import FetchError, NotFound, SchemaError, UntrustedError, one_line
 from rkt.fetch.address import DOCKER, FILE, HASH, URL, classify
+from rkt.fetch.options import NEVER, UPDATE, Options
 from rkt.schema.textual import AppRef, host_arch, parse_app_string
 from rkt.store.images import TRUSTED_LOCATION, VERIFIED
 
@@ -25,20 +23,11 @@ if TYPE_CHECKING:
     from rkt.schema.image import Dependency
     from rkt.store.images import ImageRecord, Store
 
-NEW, UPDATE, NEVER = "new", "update", "never"
+__all__ = ["Finder", "Options"]
+
 _MAX_DEPENDENCIES = 256
 _MAX_DEPTH = 32
 _TRUSTED = (VERIFIED, TRUSTED_LOCATION)
-
-
-class Options(msgspec.Struct, frozen=True):
-    """How images are looked for and what is checked."""
-
-    pull_policy: str = NEW
-    insecure: InsecureOptions = InsecureOptions()
-    trust_keys_from_https: bool = False
-    max_image_size: int = 32 << 30
-    """Bytes of an archive as it comes over the network."""
 
 
 class Finder:
@@ -113,7 +102,9 @@ class Finder:
     def _by_url(self, url: str, signature: str | None) -> ImageRecord:
         if self._options.pull_policy != NEVER:
             return self._fetcher().by_url(url, signature)
-        known = self._store.remote(url)
+        from rkt.fetch.http import shown
+
+        known = self._store.remote(shown(url))
         if known is None:
             raise _nothing(f'URL "{one_line(url)}"', "no image from there in the local store")
         return self._store.get(known.key)
@@ -123,7 +114,7 @@ class Finder:
         if self._options.pull_policy != UPDATE:
             record = self._stored(ref, labels)
             if record is not None:
-                log.debug(f"using image from local store for image name {ref}")
+                log.debug(f"using image from local store for image name {one_line(str(ref))}")
                 return record
         if self._options.pull_policy == NEVER:
             listed = ", ".join(f'{name}="{value}"' for name, value in labels.items())

@@ -119,7 +119,7 @@ class Verifier:
     ) -> None:
         self.close()
 
-    def feed(self, chunk: bytes | memoryview) -> None:
+    def feed(self, chunk: bytes | bytearray | memoryview) -> None:
         """Hand over the next piece of the data."""
         for check in self._checks:
             check.feed(chunk)
@@ -191,7 +191,7 @@ class _Check:
             except OSError as err:
                 raise KernelError("starting", err, program) from err
 
-    def feed(self, chunk: bytes | memoryview) -> None:
+    def feed(self, chunk: bytes | bytearray | memoryview) -> None:
         view = memoryview(chunk)
         while view and self._data >= 0:
             try:

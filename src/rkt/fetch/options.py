@@ -1,0 +1,20 @@
+"""How images are looked for, and what is checked."""
+
+from __future__ import annotations
+
+import msgspec
+
+from rkt.config.insecure import InsecureOptions
+
+NEW, UPDATE, NEVER = "new", "update", "never"
+"""Pull policies: the stored image if there is one; ask the remote; the store only."""
+
+
+class Options(msgspec.Struct, frozen=True):
+    """The settings of one command for all its images."""
+
+    pull_policy: str = NEW
+    insecure: InsecureOptions = InsecureOptions()
+    trust_keys_from_https: bool = False
+    max_image_size: int = 32 << 30
+    """Bytes of an archive as it comes over the network."""
