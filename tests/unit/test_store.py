@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from rkt.errors import AmbiguousName, LockedError, NotFound, StoreError
+from rkt.errors import AmbiguousName, KernelError, LockedError, NotFound, StoreError
+from rkt.store.gc import sweep
 from rkt.store.images import (
     SKIPPED,
     UNVERIFIED,
@@ -232,6 +233,29 @@ def test_staging_of_a_dead_process_is_removed_and_that_of_a_living_one_is_not(st
             assert not os.path.exists(f"{store.path}/tmp/dead")
             assert os.path.isdir(living)
     assert os.listdir(f"{store.path}/tmp") == []
+
+
+def test_sweep_takes_what_no_row_knows(store: Store) -> None:
+    key = put(store, "aa", signature=b"s").key
+    for kind in ("manifest", "sig", "blob", "split"):
+        write(f"{store.path}/{kind}/sha512-dead", b"x")
+    write(f"{store.path}/blob/sha512-busy", b"x")
+    os.mkdir(f"{store.path}/tmp/dead")
+    with store.lock_image("sha512-busy"):
+        assert sweep(store) == [
+            "blob/sha512-dead", "manifest/sha512-dead", "sig/sha512-dead", "split/sha512-dead",
+        ]  # fmt: skip
+    assert sweep(store) == ["blob/sha512-busy"]
+    assert leftovers(store) == [f"{kind}/{key}" for kind in ("tree", "split", "sig", "manifest")]
+
+
+def test_links_in_the_store_are_not_followed(store: Store, tmp_path: Path) -> None:
+    key = put(store, "aa", unpacked=False).key
+    write(f"{tmp_path}/secret", b"secret")
+    os.unlink(f"{store.path}/manifest/{key}")
+    os.symlink(f"{tmp_path}/secret", f"{store.path}/manifest/{key}")
+    with pytest.raises(KernelError, match=r"cannot read .*: Too many levels of symbolic links"):
+        store.manifest_bytes(key)
 
 
 def test_a_newer_schema_is_refused(store: Store) -> None:

@@ -151,7 +151,11 @@ class Store:
 
     def manifest_bytes(self, key: str) -> bytes:
         """Give an image's manifest as it stands in the archive."""
-        data = _read(self._part("manifest", key))
+        data = None
+        if os.geteuid() == 0:  # the copy that the group `rkt` cannot write
+            data = _read(f"{self._part('tree', key)}/manifest")
+        if data is None:
+            data = _read(self._part("manifest", key))
         if data is None:
             raise NotFound(f'image "{key}" has no manifest in the store')
         return data
@@ -486,7 +490,8 @@ def _write(path: str, data: bytes) -> None:
 
 def _read(path: str) -> bytes | None:
     try:
-        with open(path, "rb") as file:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb") as file:
             return file.read()
     except FileNotFoundError:
         return None

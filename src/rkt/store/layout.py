@@ -25,7 +25,8 @@ def ensure(data_dir: str) -> None:
         if not os.path.isdir(data_dir):
             os.makedirs(os.path.dirname(data_dir) or ".", exist_ok=True)
             _make(data_dir, 0o2750, gid)
-        _make(cas, 0o2770, gid)
+        # Sticky: who may write here must not put another directory in the place of `tree`.
+        _make(cas, 0o3770, gid)
         _make(f"{cas}/tree", 0o700, 0 if gid is not None else None)
         for name in _SHARED:
             _make(f"{cas}/{name}", 0o2770, gid)
@@ -46,11 +47,17 @@ def _make(path: str, mode: int, gid: int | None) -> None:
 
 
 def _guard_trees(path: str) -> None:
-    # A member of the group may have made the directory before root first came here.
-    info = os.stat(path, follow_symlinks=False)
-    if os.geteuid() == 0 and (info.st_uid or info.st_mode & 0o777 != 0o700):
-        os.chown(path, 0, 0, follow_symlinks=False)
-        os.chmod(path, 0o700)
+    # Somebody else may have made the directory before root first came here.
+    if os.geteuid() != 0:
+        return
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        info = os.fstat(fd)
+        if info.st_uid or info.st_mode & 0o777 != 0o700:
+            os.fchown(fd, 0, 0)
+            os.fchmod(fd, 0o700)
+    finally:
+        os.close(fd)
 
 
 def _group() -> int:

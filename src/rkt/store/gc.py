@@ -1,0 +1,53 @@
+"""Clear away what an interrupted import or removal left in the store."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from rkt.errors import LockedError, NotFound
+from rkt.linux import lock
+
+if TYPE_CHECKING:
+    from rkt.store.images import Store
+
+_PARTS = ("manifest", "sig", "blob", "split")
+
+
+def sweep(store: Store) -> list[str]:
+    """Remove the parts of images that the database does not know; give `kind/key` of each.
+
+    Trees are not touched, pods may use them: see `Store.trees` and `Store.remove_tree`.  An image
+    that is being imported at the moment is left alone.
+    """
+    removed = []
+    for kind in _PARTS:
+        try:
+            keys = os.listdir(f"{store.path}/{kind}")
+        except FileNotFoundError:
+            continue
+        for key in keys:
+            if not _is_known(store, key) and _remove(store, kind, key):
+                removed.append(f"{kind}/{key}")
+    with store.tmp_dir():  # this takes away the staging of dead processes
+        pass
+    return sorted(removed)
+
+
+def _is_known(store: Store, key: str) -> bool:
+    try:
+        store.get(key)
+    except NotFound:
+        return False
+    return True
+
+
+def _remove(store: Store, kind: str, key: str) -> bool:
+    try:
+        with lock.held(f"{store.path}/imagelocks/{key}", blocking=False):
+            if _is_known(store, key):
+                return False
+            os.unlink(f"{store.path}/{kind}/{key}")
+            return True
+    except (LockedError, FileNotFoundError):
+        return False
