@@ -43,3 +43,8 @@ def test_options(text: str, names: set[str]) -> None:
 def test_bad_options(text: str, error: str) -> None:
     with pytest.raises(ValueError, match=error):
         InsecureOptions.parse(text)
+
+
+def test_the_old_switch_adds_to_the_new_one() -> None:
+    options = InsecureOptions.parse("image,seccomp").without_verification()
+    assert (options.image, options.tls, options.seccomp, options.http) == (True, True, True, False)

@@ -65,12 +65,9 @@ class Context:
         if self._insecure is None:
             from rkt.config.insecure import InsecureOptions
 
-            text = self._insecure_text
-            if self._skip_verify:
-                text = "image,tls" if text == "none" else f"{text},image,tls"
-            options = converted("insecure-options", text, InsecureOptions.parse)
+            options = converted("insecure-options", self._insecure_text, InsecureOptions.parse)
             assert isinstance(options, InsecureOptions)
-            self._insecure = options
+            self._insecure = options.without_verification() if self._skip_verify else options
         return self._insecure
 
     def store(self) -> Store:

@@ -52,3 +52,8 @@ class InsecureOptions:
                 raise ValueError(f'unknown option "{word}"')
             chosen.update(_SETS.get(name, (name,)))
         return cls(**dict.fromkeys(chosen, True))
+
+    def without_verification(self) -> InsecureOptions:
+        """Give these options and what `--insecure-skip-verify` switches off: image and tls."""
+        now = {name: getattr(self, name) for name in self.__slots__}
+        return InsecureOptions(**{**now, "image": True, "tls": True})
