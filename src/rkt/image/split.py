@@ -35,39 +35,43 @@ class Writer:
 
         self._out = zstandard.ZstdCompressor(level=3).stream_writer(file, closefd=False)
         self._out.write(MAGIC)
-        self._pending = bytearray()
+        self._pending = bytearray()  # raw bytes since the last payload
+        self._done = bytearray()  # whole operations
         self._size = 0
 
     def raw(self, data: bytes) -> None:
         """Note bytes that the tree does not hold."""
         self._pending += data
         if len(self._pending) >= _FLUSH:
-            self._flush()
+            self._close_raw()
 
     def payload(self, entry: Entry) -> None:
         """Note that the payload of a file comes next."""
         if not entry.stored:
             return
-        self._flush()
+        self._close_raw()
         pieces = [(0, entry.size)] if entry.sparse is None else entry.sparse
         path = entry.name
         for offset, length in pieces:
-            self._out.write(_PAYLOAD.pack(b"P", len(path), offset, length) + path)
+            self._done += _PAYLOAD.pack(b"P", len(path), offset, length) + path
             self._size += length
 
     def end(self, digest: bytes) -> int:
         """Finish with the archive's SHA-512; give the archive's size."""
-        self._flush()
-        self._out.write(_END.pack(b"E", self._size, digest))
+        self._close_raw()
+        self._out.write(self._done + _END.pack(b"E", self._size, digest))
         self._out.close()  # type: ignore[no-untyped-call]
         return self._size
 
-    def _flush(self) -> None:
+    def _close_raw(self) -> None:
         pending = self._pending
         if pending:
             self._size += len(pending)
-            self._out.write(_RAW.pack(b"R", len(pending)) + pending)
+            self._done += _RAW.pack(b"R", len(pending)) + pending
             pending.clear()
+        if len(self._done) >= _FLUSH:
+            self._out.write(self._done)
+            self._done.clear()
 
 
 def reassemble(record: BinaryIO, tree_fd: int, *, expect: str) -> Iterator[bytes]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import stat
 import struct
+from functools import lru_cache
 from typing import TYPE_CHECKING
+from zlib import adler32
 
 from rkt.errors import ArchiveError
 
@@ -319,7 +321,9 @@ class TarReader:
 
 def _fields(header: bytes) -> tuple[bytes, ...]:
     fields = _HEADER.unpack(header)
-    total = sum(header) - sum(fields[6]) + 256
+    # The low half of Adler-32 is 1 + the sum of the bytes, exact as long as that fits 65520.
+    total = (adler32(header[:256]) & 0xFFFF) + (adler32(header[256:]) & 0xFFFF) - 2
+    total += 256 - sum(fields[6])
     if _number(fields[6], "checksum") != total:
         signed = total - 256 * sum(byte > 127 for byte in header[:148] + header[156:])
         if _number(fields[6], "checksum") != signed:
@@ -331,6 +335,7 @@ def _text(field: bytes) -> bytes:
     return field.partition(b"\0")[0]
 
 
+@lru_cache(2048)
 def _number(field: bytes, what: str, *, signed: bool = False) -> int:
     if field[0] & 0x80:
         value = int.from_bytes(field, "big") & ((1 << (8 * len(field) - 1)) - 1)

@@ -71,17 +71,17 @@ class Unpacker:
         """Set owners, modes and times of the directories, innermost first."""
         for path in self._layout.implied:
             entry = tar.Entry()
-            entry.mode = 0o755
+            entry.kind, entry.mode = tar.DIRECTORY, 0o755
             self._directories.append((path, entry))
         for path, entry in sorted(self._directories, key=lambda item: item[0], reverse=True):
             if len(self._open) > _MAX_OPEN:
                 self._close_all()
             try:
-                fd = self._directory(path)
-                self._own(fd, entry)
-                os.fchmod(fd, self._mode(entry))
-                os.utime(fd, ns=(entry.atime, entry.mtime))
-                os.close(self._open.pop(path))
+                if path in self._open:
+                    os.close(self._open.pop(path))
+                parent, _, base = path.rpartition(b"/")
+                # Nobody else can change what is here, and what was made is a directory.
+                self._settle(entry, self._directory(parent), base)
             except OSError as err:
                 raise KernelError("cannot unpack", err, os.fsdecode(path)) from err
 
@@ -162,6 +162,9 @@ class Unpacker:
         else:
             device = _device(entry)
             os.mknod(base, entry.kind | 0o600, device, dir_fd=parent)
+        self._settle(entry, parent, base)
+
+    def _settle(self, entry: tar.Entry, parent: int, base: bytes) -> None:
         if self._owners and (entry.uid, entry.gid) != self._me:
             os.chown(base, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
         if entry.kind != tar.SYMLINK:
