@@ -263,6 +263,7 @@ def test_a_kill_at_any_step_is_repaired_by_the_next_import(store: Store, tmp_pat
     assert step > 10
 
 
+@needs("other-users")
 def test_a_group_member_keeps_the_archive_and_root_unpacks_it(store: Store) -> None:
     script = """
 import os, sys

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rkt_testkit.acibuilder import AciBuilder
+from rkt_testkit.probes import needs
 
 if TYPE_CHECKING:
     import subprocess
@@ -218,6 +219,7 @@ def test_pods_with_damaged_files_are_reported(rkt: RktContext) -> None:
     assert os.listdir(f"{rkt.data}/pods/exited-garbage") == []
 
 
+@needs("other-users")
 def test_commands_for_root_refuse_others(rkt: RktContext) -> None:
     for command in ("run", "gc", "enter"):
         argv = [*rkt.enter_argv(), "setpriv", "--reuid=65534", "--clear-groups", *rkt.argv()[6:]]

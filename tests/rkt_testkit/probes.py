@@ -116,6 +116,15 @@ def _rkt() -> str:
     return ""
 
 
+def _other_users() -> str:
+    path = rkt_binary()
+    while path != "/":
+        if not os.stat(path).st_mode & 0o001:
+            return f'other users cannot reach "{path}"'
+        path = os.path.dirname(path)
+    return ""
+
+
 PROBES: dict[str, Callable[[], str]] = {
     "root": _root,
     "namespaces": _namespaces,
@@ -132,4 +141,5 @@ PROBES: dict[str, Callable[[], str]] = {
     "iptables": _program("iptables", "iptables-save"),
     "apt": _program("apt-get", "dpkg-deb"),
     "rkt": _rkt,
+    "other-users": _other_users,
 }
