@@ -1,0 +1,33 @@
+"""The documents of the commands, held against the parser."""
+
+from __future__ import annotations
+
+import os
+import re
+from importlib import import_module
+
+import pytest
+
+from rkt.cli.table import COMMANDS
+
+DOCS = os.path.join(os.path.dirname(__file__), "..", "..", "docs", "commands")
+UNDOCUMENTED = {"help"}
+
+
+def _document(verb: str) -> str:
+    with open(os.path.join(DOCS, f"{verb.replace(' ', '-')}.md"), encoding="utf-8") as file:
+        return file.read()
+
+
+@pytest.mark.parametrize("verb", sorted(COMMANDS.keys() - UNDOCUMENTED))
+def test_every_flag_is_documented_and_no_other(verb: str) -> None:
+    command = import_module(f"rkt.cli.cmd.{COMMANDS[verb].module}").COMMAND
+    shown = {flag.name for flag in command.flags if not flag.hidden and not flag.use}
+    listed = re.findall(r"^\| `--([a-z0-9-]+)", _document(verb), re.MULTILINE)
+    assert sorted(listed) == sorted(shown)
+
+
+def test_every_document_is_of_a_command() -> None:
+    known = {f"{verb.replace(' ', '-')}.md" for verb in COMMANDS}
+    families = {f"{verb.split()[0]}.md" for verb in COMMANDS if " " in verb}
+    assert set(os.listdir(DOCS)) <= known | families
