@@ -17,7 +17,7 @@ PY := $(VENV)/bin/python
 STAGE1 := $(VENV)/lib/rkt/stage1-images/stage1-oci.aci
 SOURCES := $(shell find src -name '*.py')
 # What stage1 carries: its image is made anew when any of this changes.
-STAGE1_SOURCES := $(filter src/rkt/stage1/% src/rkt/linux/% src/rkt/__init__.py \
+STAGE1_SOURCES := $(filter src/rkt/stage1/% src/rkt/linux/% src/rkt/network/% src/rkt/__init__.py \
 	src/rkt/errors.py src/rkt/log.py src/rkt/const.py,$(SOURCES))
 CODE := src tests examples benchmarks scripts/demo.py
 

@@ -7,6 +7,8 @@ SYSTEM_CONFIG_DIR = "/usr/lib/rkt"
 LOCAL_CONFIG_DIR = "/etc/rkt"
 LIB_DIR = "/usr/lib/rkt"
 GROUP = "rkt"
+METADATA_SOCKET = "/run/rkt/metadata-svc.sock"
+METADATA_PORT = 18112
 APPC_VERSION = "0.8.11"
 
 LOCK_FD_ENV = "RKT_LOCK_FD"

@@ -17,6 +17,8 @@
         AuthError             credentials are missing or refused
         VerifyError           digest, size or signature do not hold
           UntrustedError      the signature is by a key that nobody trusts
+      NetworkError            a network of a pod cannot be made or taken away
+        PluginError           a network plugin said no
       CommandError            a program that rkt started failed
       KernelError             a system call failed
 
@@ -117,6 +119,20 @@ class UntrustedError(VerifyError):
     def __init__(self, message: str, *, key_id: str, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.key_id = key_id
+
+
+class NetworkError(RktError):
+    """A network of a pod cannot be found, made or taken away."""
+
+
+class PluginError(NetworkError):
+    """A network plugin failed: its name, and the code, message and details that it gave."""
+
+    def __init__(self, message: str, *, plugin: str, code: int = 0, details: str = "") -> None:
+        super().__init__(f"{message}; {details}" if details else message)
+        self.plugin = plugin
+        self.code = code
+        self.details = details
 
 
 class CommandError(RktError):

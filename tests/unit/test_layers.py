@@ -26,8 +26,9 @@ ALLOWED: dict[str, set[str]] = {
     "pod": L0 | L1,
     "fetch": L0 | L1 | L2,
     "stage0": L0 | L1 | L2 | {"fetch"},
-    "stage1": L0 | {"linux"},
-    "cli": L0 | L1 | L2 | {"fetch", "stage0"},
+    "stage1": L0 | {"linux", "network"},
+    "services": L0 | L1 | L2 | {"fetch", "stage0"},
+    "cli": L0 | L1 | L2 | {"fetch", "stage0", "services"},
 }
 
 

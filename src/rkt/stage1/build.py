@@ -22,7 +22,7 @@ from rkt.linux import atomic, proc
 ENTRYPOINTS = ("run", "enter", "gc", "stop")
 _LIB = "usr/lib/rkt"
 _MODULES = ("__init__", "errors", "const", "log")
-_PACKAGES = {"linux": ("__init__", "atomic", "libc", "lock", "proc"), "stage1": ()}
+_PACKAGES = {"linux": ("__init__", "atomic", "libc", "lock", "proc"), "network": (), "stage1": ()}
 _OWN = ("build",)  # of stage1: not needed in a pod
 _DIRECTORIES = (
     "dev", "dev/shm", "etc", "opt", "opt/stage2", "proc", "rkt", "rkt/env", "rkt/pids",

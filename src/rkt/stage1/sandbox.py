@@ -33,7 +33,9 @@ class Sandbox:
         self._release = release
 
     def wait_ready(self) -> None:
-        """Finish the handshake.  Raises RktError with the failure of the child."""
+        """Finish the handshake, once.  Raises RktError with the failure of the child."""
+        if self._ready < 0:
+            return
         try:
             word = os.read(self._ready, 1)
             if word == _READY:
@@ -46,6 +48,7 @@ class Sandbox:
         finally:
             os.close(self._ready)
             os.close(self._release)
+            self._ready = self._release = -1
         if text:
             raise RktError(f"cannot make the pod's namespaces: {text.decode('utf-8', 'replace')}")
 

@@ -1,0 +1,101 @@
+"""Calling a network's plugins: ADD in order, DEL in reverse (rkt-config 3.4, CNI 0.1 to 1.0)."""
+
+from __future__ import annotations
+
+import json
+
+from rkt.errors import NetworkError, PluginError
+from rkt.linux import proc
+from rkt.network import plugin, result
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rkt.network.record import Attachment, Record
+
+_OLD = ("0.1.0", "0.2.0")  # know no chains
+_WITHOUT_RESULT_ON_DEL = (*_OLD, "0.3.0", "0.3.1")
+
+
+class Caller:
+    """Runs plugins for one pod in one network namespace ("" when that is gone).
+
+    `lock_fd` stays open in every plugin: who holds it alone knows that none runs any more.
+    """
+
+    __slots__ = ("interrupted", "lock_fd", "netns", "record")
+
+    def __init__(
+        self, record: Record, netns: str, lock_fd: int,
+        interrupted: Callable[[], int] | None = None,
+    ) -> None:  # fmt: skip
+        self.record = record
+        self.netns = netns
+        self.lock_fd = lock_fd
+        self.interrupted = interrupted
+
+    def program(self, config: dict[str, object]) -> str:
+        """Find the program of a plugin.  Raises NetworkError."""
+        return plugin.find(str(config["type"]), self.record.path)
+
+    def add(self, item: Attachment) -> Iterator[None]:
+        """Attach the pod; yields while a plugin runs.  Raises NetworkError."""
+        previous: dict[str, object] | None = None
+        try:
+            for config in item.conf.plugins:
+                child = self._start("ADD", item, config, previous)
+                yield
+                previous = plugin.answer(child.name, *child.wait(self.interrupted))
+            item.result = previous or {}
+            item.addresses = result.addresses(item.result)
+        except plugin.Interrupted:
+            raise
+        except NetworkError as err:
+            raise NetworkError(f'error adding network "{item.conf.name}"', hint=err.hint) from err
+
+    def remove(self, item: Attachment) -> Iterator[NetworkError | None]:
+        """Detach the pod; yields None while a plugin runs, and each failure as it comes."""
+        previous = None if item.conf.version in _WITHOUT_RESULT_ON_DEL else item.result
+        for config in reversed(item.conf.plugins):
+            try:
+                child = self._start("DEL", item, config, previous)
+                yield None
+                plugin.answer(child.name, *child.wait())
+            except NetworkError as err:
+                if isinstance(err, PluginError) and _is_gone(err):
+                    continue
+                failure = NetworkError(f'error removing network "{item.conf.name}"')
+                failure.__cause__ = err
+                yield failure
+
+    def _start(
+        self, command: str, item: Attachment, config: dict[str, object],
+        previous: dict[str, object] | None,
+    ) -> plugin.Child:  # fmt: skip
+        document = dict(config)
+        document["name"], document["cniVersion"] = item.conf.name, item.conf.version
+        able = document.pop("capabilities", None)
+        if isinstance(able, dict):
+            runtime = {key: value for key, value in item.runtime.items() if able.get(key) is True}
+            if runtime:
+                document["runtimeConfig"] = runtime
+        if previous is not None:
+            document["prevResult"] = previous
+        env = {
+            **proc.BASE_ENV,
+            "CNI_VERSION": item.conf.version,
+            "CNI_COMMAND": command,
+            "CNI_CONTAINERID": self.record.uuid,
+            "CNI_NETNS": self.netns,
+            "CNI_ARGS": item.args,
+            "CNI_IFNAME": item.interface,
+            "CNI_PATH": ":".join(self.record.path),
+        }
+        data = json.dumps(document).encode()
+        return plugin.Child([self.program(config)], data, env, keep=(self.lock_fd,))
+
+
+def _is_gone(err: PluginError) -> bool:
+    """Whether a plugin only says that what it should remove is not there."""
+    return "no such file or directory" in err.message or "Link not found" in err.message

@@ -1,0 +1,111 @@
+"""Taking away what a pod left of its networks when its supervisor could not (gc, after reboot)."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from rkt import log
+from rkt.errors import LockedError, NetworkError, describe
+from rkt.linux import lock
+from rkt.network import firewall, record
+from rkt.network.attach import Caller
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rkt.network.record import Attachment
+
+_PATIENCE = 10.0
+_LEASES = "/var/lib/cni/networks"
+
+
+def reclaim(pod_dir: str, uuid: str) -> list[str]:
+    """Release what is recorded for a pod that has ended; gives what could not be released.
+
+    The namespace is gone.  Plugins get the chance to release what they gave; then whatever is
+    provably the pod's is removed, whether they are still installed or not: leases with its UUID,
+    firewall chains named after it.
+    """
+    found = record.load(pod_dir)
+    if found is None:
+        return []
+    if found.uuid != uuid:
+        return [f'"{record.STATE}" is of another pod, {found.uuid}']
+    lock_fd = lock.open_dir(f"{pod_dir}/{record.DIRECTORY}")
+    try:
+        _wait_for_plugins(lock_fd, uuid)
+        return _release(found, pod_dir, lock_fd)
+    finally:
+        os.close(lock_fd)
+
+
+def _release(found: record.Record, pod_dir: str, lock_fd: int) -> list[str]:
+    left: list[str] = []
+    failures: list[NetworkError] = []
+    caller = Caller(found, "", lock_fd)
+    for item in reversed(found.attachments):
+        failed = [failure for failure in caller.remove(item) if failure is not None]
+        failures += failed
+        if failed and not _release_leases(item, found.uuid):
+            left += [describe(failure) for failure in failed]
+    try:
+        firewall.remove(found.uuid, [item.conf.name for item in found.attachments])
+    except NetworkError as err:
+        left.append(describe(err))
+    for failure in failures:
+        # Said in any case: a plugin may have kept something that only it knows of.
+        log.warning(f"{describe(failure)}: released what is known to be the pod's")
+    if not left:
+        record.forget(pod_dir)
+    return left
+
+
+def _wait_for_plugins(fd: int, uuid: str) -> None:
+    """Wait until no plugin runs that the dead supervisor had started."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            lock.acquire(fd, blocking=False)
+            return
+        except LockedError:
+            if time.monotonic() > deadline:
+                log.warning(f"a network plugin of pod {uuid} is still running")
+                return
+            time.sleep(0.02)
+
+
+def _release_leases(item: Attachment, uuid: str) -> bool:
+    """Remove the pod's leases of a network; False if that is not possible.
+
+    host-local keeps a file for each address, with the container's ID in its first line, and locks
+    the file `lock` beside them.
+    """
+    ipam = item.conf.ipam
+    if ipam.get("type") != "host-local":
+        return not ipam
+    base = ipam.get("dataDir") or _LEASES
+    directory = f"{base}/{item.conf.name}"
+    try:
+        lock_fd = os.open(f"{directory}/lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return not os.path.isdir(directory)
+    try:
+        lock.acquire(lock_fd, what=directory)
+        for name in os.listdir(directory):
+            path = f"{directory}/{name}"
+            if name[0].isalnum() and name != "lock" and _owner(path) == uuid:
+                os.unlink(path)
+    except OSError as err:
+        log.warning(f'cannot release leases in "{directory}": {err.strerror}')
+        return False
+    finally:
+        os.close(lock_fd)
+    return True
+
+
+def _owner(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            return file.readline(256).strip().decode("ascii", "replace")
+    except OSError:
+        return ""
