@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 
 from rkt.cli.flags import Flag, invalid
-from rkt.errors import RktError, UsageError
+from rkt.cli.nameflags import NAME_FLAGS, hostname
+from rkt.cli.nameflags import read as name_service
+from rkt.errors import NetworkError, RktError, UsageError
 from rkt.stage0.request import AppRequest, PodRequest, RunRequest
 
 TYPE_CHECKING = False
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from rkt.stage0.prepare import Preparer
     from rkt.stage0.stage1image import Choice
 
+HOST, NONE = "host", "none"
+_OLD_NET = {"true": "default", "false": HOST}
 STAGE1_KINDS = ("url", "path", "name", "hash", "from-dir")
 
 IMAGE_FLAGS = (
@@ -62,6 +66,8 @@ PREPARE_FLAGS = (
     Flag("no-overlay", "disable overlay filesystem", kind="bool"),
     Flag("pod-manifest", "the path to the pod manifest. If it's non-empty, then only '--net', "
          "'--no-overlay' and '--interactive' will have effect"),
+    Flag("port", "ports to expose on the host (example: '--port=NAME:[HOSTIP:]HOSTPORT')",
+         kind="list"),
     Flag("set-env", "environment variable to set for all the apps in the form key=value",
          kind="each"),
     Flag("set-env-file", "path to an environment variables file", kind="each"),
@@ -76,8 +82,12 @@ START_FLAGS = (
          kind="bool"),
     Flag("mds-register", "register pod with metadata service", kind="bool", default="auto"),
     Flag("register-mds", "register pod with metadata service", kind="bool", hidden=True),
-    Flag("net", "configure the pod's networking: host or none", default="host", bare="default"),
-    Flag("private-net", "give the pod a network of its own", bare="default", hidden=True),
+    Flag("net", "configure the pod's networking: host, none, default, default-restricted, all, or "
+         "names of networks with arguments: 'NAME[:ARG=VALUE;...],...'", kind="each",
+         default="host", bare="default"),
+    Flag("private-net", "give the pod a network of its own (the same as --net)", kind="each",
+         bare="default"),
+    *NAME_FLAGS,
 )  # fmt: skip
 
 
@@ -98,8 +108,8 @@ def pull_policy(args: Parsed) -> str:
 def pod_request(context: Context, args: Parsed) -> PodRequest:
     """Read the flags of a pod to prepare; raises UsageError or RktError on what contradicts."""
     manifest = args.string("pod-manifest")
-    conflicting = ("volume", "mount", "inherit-env", "set-env", "set-env-file", "pull-policy",
-                   "store-only", "no-store", "local")  # fmt: skip
+    conflicting = ("volume", "mount", "port", "inherit-env", "set-env", "set-env-file",
+                   "pull-policy", "store-only", "no-store", "local")  # fmt: skip
     if manifest and (args.apps or any(args.given(name) for name in conflicting)):
         raise RktError("conflicting flags set with --pod-manifest (see --help)")
     if not manifest and not args.apps:
@@ -109,6 +119,7 @@ def pod_request(context: Context, args: Parsed) -> PodRequest:
         [AppRequest(app.image, app.args, app.flags) for app in args.apps],
         volumes=args.all("volume"),
         mounts=args.all("mount"),
+        ports=args.all("port"),
         explicit_env=_explicit_env(args.all("set-env")),
         env_files=args.all("set-env-file"),
         inherited_env=dict(context.env) if args.flag("inherit-env") else {},
@@ -159,22 +170,47 @@ def _stage1(context: Context, args: Parsed) -> Choice:
     return Choice(given[0], values[0])
 
 
+def _networks(args: Parsed) -> str:
+    """Give the pod's networks, from --net and its old spelling, which also knew true and false."""
+    values = [_OLD_NET.get(value, value) for value in args.all("private-net")] + args.all("net")
+    net = ",".join(values) if values else HOST
+    if net in (HOST, NONE):
+        return net
+    from rkt.network.request import parse
+
+    try:
+        parse(net)
+    except NetworkError as err:
+        raise invalid("net", net, err.message) from err
+    return net
+
+
+def _register(args: Parsed, net: str) -> bool | None:
+    """Say whether the pod is to be registered: yes, no, or None: if the service is there."""
+    for name in ("mds-register", "register-mds"):
+        if args.given(name) and not args.flag(name):
+            return False
+        if args.given(name) and net == NONE:
+            raise RktError("--mds-register flag does not work with --net=none. Please use 'host', "
+                           "'default' or an equivalent network")  # fmt: skip
+        if args.given(name):
+            return True
+    return False if net == NONE else None
+
+
 def run_request(context: Context, args: Parsed) -> RunRequest:
     """Read the flags of a pod to start."""
-    net = args.string("private-net") if args.given("private-net") else args.string("net")
-    if net not in ("host", "none"):
-        raise RktError(
-            f'network "{net}": this version of rkt only knows the networks "host" and "none"',
-            hint="leave --net and --private-net out to use the host's network",
-        )
-    if args.flag("mds-register") or args.flag("register-mds"):
-        raise RktError("could not reach the metadata service.",
-                       hint="run the pod with --mds-register=false")  # fmt: skip
+    net = _networks(args)
+    if net in ("host", "none") and args.given("port"):
+        raise RktError(f"--port flag does not work with '{net}' networking",
+                       hint="give the pod a network of its own: --net=default")  # fmt: skip
     insecure = context.insecure
     return RunRequest(
         net=net,
+        dns=name_service(args),
+        register=_register(args, net),
         interactive=args.flag("interactive"),
-        hostname=args.string("hostname"),
+        hostname=hostname(args),
         local_config=os.path.abspath(context.local_config),
         debug=context.debug,
         disable_capabilities=insecure.capabilities,

@@ -38,7 +38,10 @@ def image_name(pod: Pod, app: str) -> str:
 
 
 def networks(pod: Pod) -> str:
-    """Give the pod's networks as `name:ip4=address`, comma-separated; empty with the host's."""
+    """Give the pod's networks as `name:ip4=address`, comma-separated; empty with the host's.
+
+    A network that gave an IPv6 address is named with `ip6` too.
+    """
     data = pod.read("net-info.json")
     if not data:
         return ""
@@ -48,7 +51,14 @@ def networks(pod: Pod) -> str:
         infos = msgspec.json.decode(data, type=list[dict[str, object]])
     except msgspec.DecodeError as err:
         raise RktError(f'pod "{pod.uuid}": net-info.json is damaged') from err
-    return ", ".join(f"{info.get('netName', '?')}:ip4={info.get('ip', '')}" for info in infos)
+    shown = []
+    for info in infos:
+        name, wide = info.get("netName", "?"), info.get("ip6")
+        if info.get("ip") or not wide:
+            shown.append(f"{name}:ip4={info.get('ip', '')}")
+        if wide:
+            shown.append(f"{name}:ip6={wide}")
+    return ", ".join(shown)
 
 
 def has_ended(state: str) -> bool:

@@ -10,13 +10,14 @@ import msgspec
 from rkt.errors import RktError, SchemaError
 from rkt.schema.image import Annotation, App, EnvVar, check_labels
 from rkt.schema.pod import (
+    ExposedPort,
     Mount,
     PodManifest,
     RuntimeApp,
     RuntimeImage,
     decode_pod_manifest,
 )
-from rkt.schema.textual import parse_mount, parse_volume
+from rkt.schema.textual import parse_mount, parse_port, parse_volume
 from rkt.schema.types import parse_ac_name, parse_bool, sanitize_ac_name
 from rkt.stage0.overrides import isolators
 
@@ -63,7 +64,25 @@ def build(request: PodRequest, images: Sequence[Image]) -> PodManifest:
         names.add(name)
         apps.append(_runtime_app(name, request, app, image, general))
     _check_mounts(apps, volumes)
-    return PodManifest.create(tuple(apps), volumes=volumes)
+    ports = tuple(_flag("port", text, parse_port) for text in request.ports)
+    check_ports(apps, ports)
+    return PodManifest.create(tuple(apps), volumes=volumes, ports=ports)
+
+
+def check_ports(apps: Sequence[RuntimeApp], ports: Sequence[ExposedPort]) -> None:
+    """Look for the port that each exposed one means; raises RktError unless there is just one."""
+    for exposed in ports:
+        if exposed.pod_port is not None:
+            continue
+        found = [p for item in apps if item.app for p in item.app.ports if p.name == exposed.name]
+        if not found:
+            known = [port.name for item in apps if item.app for port in item.app.ports]
+            raise RktError(
+                f'error: port name "{exposed.name}" could not be found in any apps',
+                hint=f"ports of the apps: {', '.join(known) or 'none'}",
+            )
+        if len(found) > 1:
+            raise RktError(f'error: port name "{exposed.name}" defined multiple apps')
 
 
 def _flag(name: str, text: str, parse: Callable[[str], T]) -> T:

@@ -8,6 +8,7 @@ from rkt import log
 from rkt.errors import RktError
 from rkt.linux import mounts, proc, tree
 from rkt.pod import state
+from rkt.stage0 import registration
 from rkt.stage0.entrypoint import Stage1
 
 TYPE_CHECKING = False
@@ -20,6 +21,7 @@ def clean_up(pod: Pod, *, local_config: str, debug: bool = False) -> None:
 
     Failures are reported and do not stop the removal (rkt-internals section 11).
     """
+    registration.unregister(pod)
     try:
         stage1 = Stage1(pod)
         program = stage1.program("gc")

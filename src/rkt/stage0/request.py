@@ -59,12 +59,44 @@ class PodRequest:
         self.pod_manifest = pod_manifest
 
 
+class NameService:
+    """What the apps' resolv.conf and hosts are to be (rkt-config 5).
+
+    `resolv` is `default`, `stage0` (the values here), `host` or `none`; `hosts` is `default`,
+    `stage0` (the entries here: address -> names) or `host`.
+    """
+
+    __slots__ = ("domain", "entries", "hosts", "options", "resolv", "search", "servers")
+
+    def __init__(
+        self,
+        *,
+        servers: Sequence[str] = (),
+        search: Sequence[str] = (),
+        options: Sequence[str] = (),
+        domain: str = "",
+        resolv: str = "default",
+        entries: Mapping[str, Sequence[str]] | None = None,
+        hosts: str = "default",
+    ) -> None:
+        self.servers = list(servers)
+        self.search = list(search)
+        self.options = list(options)
+        self.domain = domain
+        self.resolv = resolv
+        self.entries = dict(entries or {})
+        self.hosts = hosts
+
+
 class RunRequest:
-    """How to start a prepared pod: what stage1 is told on its command line."""
+    """How to start a prepared pod: what stage1 is told on its command line.
+
+    `register` says whether the metadata service has to know the pod; None: if it is there.
+    """
 
     __slots__ = (
-        "debug", "disable_capabilities", "disable_paths", "disable_seccomp", "hostname",
-        "interactive", "local_config", "net",
+        "debug", "disable_capabilities", "disable_paths", "disable_seccomp", "dns", "hostname",
+        "interactive", "local_config", "net", "register",
     )  # fmt: skip
 
     def __init__(
@@ -78,8 +110,12 @@ class RunRequest:
         disable_capabilities: bool = False,
         disable_paths: bool = False,
         disable_seccomp: bool = False,
+        dns: NameService | None = None,
+        register: bool | None = False,
     ) -> None:
         self.net = net
+        self.dns = dns or NameService()
+        self.register = register
         self.interactive = interactive
         self.hostname = hostname
         self.local_config = local_config

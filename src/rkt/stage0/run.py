@@ -9,6 +9,7 @@ from rkt import const, log
 from rkt.errors import KernelError, RktError
 from rkt.linux import mounts
 from rkt.pod import state
+from rkt.stage0 import nameservice, registration
 from rkt.stage0.entrypoint import Stage1
 
 TYPE_CHECKING = False
@@ -33,21 +34,24 @@ def run(pod: Pod, request: RunRequest) -> NoReturn:
         if stage1.private_mounts:
             mounts.leave_host_mounts()
         _mount_roots(pod)
-    argv = arguments(stage1, request, pod.uuid)
+    nameservice.write(request.dns)
+    token = registration.register(pod, request)
+    argv = arguments(stage1, request, pod.uuid, token)
     os.set_inheritable(pod.fd, True)
     environment = dict(os.environ)
     environment[const.LOCK_FD_ENV] = str(pod.fd)
     environment[const.SELINUX_CONTEXT_ENV] = ""
     environment[const.SELINUX_MOUNT_CONTEXT_ENV] = ""
     sys.stdout.flush()
-    log.debug(f"starting stage1: {' '.join(argv)}")
+    shown = ["--mds-token=****" if word.startswith("--mds-token=") else word for word in argv]
+    log.debug(f"starting stage1: {' '.join(shown)}")
     try:
         os.execve(argv[0], argv, environment)
     except OSError as err:
         raise KernelError("cannot execute the run program of stage1", err, argv[0]) from err
 
 
-def arguments(stage1: Stage1, request: RunRequest, uuid: str) -> list[str]:
+def arguments(stage1: Stage1, request: RunRequest, uuid: str, token: str = "") -> list[str]:
     """Give the argv of the run entrypoint in the order of the contract."""
     program = f"{stage1.pod.path}/stage1/rootfs" + os.path.normpath(
         "/" + (stage1.manifest.annotation(const.STAGE1_PREFIX + "run") or "")
@@ -60,6 +64,8 @@ def arguments(stage1: Stage1, request: RunRequest, uuid: str) -> list[str]:
     argv.append(f"--net={request.net}")
     if request.interactive:
         argv.append("--interactive")
+    if token:
+        argv.append(f"--mds-token={token}")
     if request.local_config:
         argv.append(f"--local-config={request.local_config}")
     if request.hostname:
@@ -68,7 +74,9 @@ def arguments(stage1: Stage1, request: RunRequest, uuid: str) -> list[str]:
         else:
             log.warning("--hostname option is not supported by stage1")
     if stage1.interface >= 4:
-        argv.append("--dns-conf-mode=resolv=default,hosts=default")
+        argv.append(f"--dns-conf-mode=resolv={request.dns.resolv},hosts={request.dns.hosts}")
+    elif (request.dns.resolv, request.dns.hosts) != ("default", "default"):
+        log.warning("--dns-conf-mode option not supported by stage1")
     if stage1.interface >= 3:
         if request.disable_capabilities:
             argv.append("--disable-capabilities-restriction")
