@@ -12,7 +12,7 @@ import re
 import msgspec
 
 from rkt.schema.image import MountPoint, Port
-from rkt.schema.pod import ExposedPort, Mount, Volume, is_ipv4, is_ipv6
+from rkt.schema.pod import ExposedPort, Mount, Volume, is_ipv4
 from rkt.schema.types import (
     BadValue,
     parse_ac_identifier,
@@ -116,13 +116,8 @@ def parse_mount_volume(text: str) -> tuple[Volume, Mount]:
 
 
 def parse_port(text: str) -> ExposedPort:
-    """Read a value of --port, `NAME:HOSTPORT`, `NAME:IP:HOSTPORT` or `NAME:[IPv6]:HOSTPORT`.
-
-    Raises BadValue.
-    """
-    before, bracket, after = text.partition(":[")
-    wide, closing, port = after.partition("]:")
-    parts = [before, wide, port] if bracket and closing else text.split(":")
+    """Read a value of --port, `NAME:HOSTPORT` or `NAME:IP:HOSTPORT`; raises BadValue."""
+    parts = text.split(":")
     if len(parts) not in (2, 3):
         raise BadValue(f"{quote(text)} is not in name:[ip:]port format")
     name, port = parts[0], parts[-1]
@@ -131,7 +126,7 @@ def parse_port(text: str) -> ExposedPort:
     except BadValue as err:
         raise BadValue(f"{quote(name)} is not a valid port name: {err.message}") from None
     ip = parts[1] if len(parts) == 3 else None
-    if ip is not None and not (is_ipv6(ip) if closing else is_ipv4(ip)):
+    if ip is not None and not is_ipv4(ip):
         raise BadValue(f"{quote(ip)} is not a valid IP")
     if not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
         raise BadValue(f"{quote(port)} is not a valid port number")
