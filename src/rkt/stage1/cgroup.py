@@ -7,7 +7,10 @@ cgroup that rkt runs in.
 from __future__ import annotations
 
 import os
+import signal
 import time
+
+from rkt.stage1 import identity
 
 ROOT = "/sys/fs/cgroup"
 _UNIFIED = f"{ROOT}/unified"
@@ -77,12 +80,41 @@ def is_pod_path(path: str, uuid: str) -> bool:
 
 
 def members(layout: Layout, path: str) -> set[int]:
-    """Give the processes below a cgroup in all hierarchies."""
+    """Give the living processes below a cgroup in all hierarchies."""
     found: set[int] = set()
     for hierarchy in layout.hierarchies:
-        for directory, _, _ in os.walk(hierarchy + path):
+        for directory in _below(hierarchy + path):
             found.update(int(pid) for pid in _words(f"{directory}/cgroup.procs"))
-    return found
+    return {pid for pid in found if identity.start_time(pid)}
+
+
+def kill_members(layout: Layout, path: str, patience: float = 2.0) -> None:
+    """Kill what still runs in a pod's own cgroups: usually nothing, it dies with the pod."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        pids = members(layout, path)
+        if not pids:
+            return
+        for pid in pids:
+            _kill_if_member(pid, path)
+        time.sleep(0.02)
+
+
+def _kill_if_member(pid: int, path: str) -> None:
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return
+    try:
+        # The pidfd is open: what /proc now says is about the process that will get the signal.
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+            paths = [line.rstrip("\n").split(":", 2)[2] for line in file]
+        if any(own == path or own.startswith(f"{path}/") for own in paths):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except OSError:  # gone in the meantime
+        pass
+    finally:
+        os.close(pidfd)
 
 
 def remove(layout: Layout, path: str) -> list[str]:

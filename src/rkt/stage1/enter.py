@@ -75,8 +75,8 @@ def _app_pid(pod_dir: str, app: str) -> int:
     try:
         with open(f"{pod_dir}/stage1/rootfs/rkt/pids/{app}", encoding="ascii") as file:
             pid, started = (int(word) for word in file.read().split())
-    except (FileNotFoundError, ValueError) as err:
-        raise PodStateError(f'app "{app}" is not running') from err
+    except (FileNotFoundError, ValueError):
+        raise PodStateError(f'app "{app}" is not running') from None
     os.close(identity.open_process(pid, started, f'app "{app}"'))
     return pid
 

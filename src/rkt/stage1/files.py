@@ -24,16 +24,16 @@ ff02::2 ip6-allrouters
 ff02::3 ip6-allhosts
 """
 
-_DIRECTORIES = (
-    ("dev", 0o755), ("etc", 0o755), ("proc", 0o755), ("sys", 0o755), ("run", 0o755),
-    ("tmp", 0o1777),
-)  # fmt: skip
+_MOUNTED = ("dev", "proc", "sys")
+_DIRECTORIES = (("etc", 0o755), ("run", 0o755), ("tmp", 0o1777))
 
 
 def prepare_root(root: Root, binds: list[Bind]) -> None:
     """Make the directories that every app is promised, unless the image has something there."""
     taken = {bind.target for bind in binds}
     try:
+        for name in _MOUNTED:
+            root.make_real_dir(name)
         for name, mode in _DIRECTORIES:
             if f"/{name}" not in taken:
                 root.ensure_dir(name, mode)
@@ -78,8 +78,8 @@ def _hosts(mode: str, etc: str, hostname: str, root: Root) -> list[Bind]:
         try:
             with open(path, encoding="utf-8", errors="surrogateescape") as file:
                 text = file.read()
-        except FileNotFoundError as err:
-            raise NotFound(f'hosts file "{path}": no such file') from err
+        except FileNotFoundError:
+            raise NotFound(f'hosts file "{path}": no such file') from None
     else:
         if root.stat("etc/hosts") is not None:
             return []

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
-import time
 
 from rkt import log
 from rkt.errors import RktError, UsageError
 from rkt.stage1 import cgroup, contract, files, identity, launch, runtime
-
-_PATIENCE = 2.0
 
 
 def main(argv: list[str]) -> int:
@@ -29,13 +25,17 @@ def _main(argv: list[str]) -> int:
     path = _recorded_cgroup(pod_dir, uuid)
     if path:
         layout = cgroup.read_layout()
-        _kill_members(layout, path)
-        left = cgroup.remove(layout, path)
+        cgroup.kill_members(layout, path)
+        left = [f'cannot remove cgroup "{group}"' for group in cgroup.remove(layout, path)]
+    if os.path.exists(f"{pod_dir}/net/state.json"):
+        from rkt.network.reclaim import reclaim
+
+        left += reclaim(pod_dir, uuid)
     _forget(pod_dir)
     for name in ("runtime", "bundle"):
         files.remove_tree(f"{pod_dir}/{name}")
     if left:
-        raise RktError(f'cannot remove cgroup "{left[0]}"')
+        raise RktError("; ".join(left))
     return 0
 
 
@@ -49,35 +49,6 @@ def _recorded_cgroup(pod_dir: str, uuid: str) -> str:
         log.warning(f'cgroup "{path}" is not one of pod {uuid}, left alone')
         return ""
     return path
-
-
-def _kill_members(layout: cgroup.Layout, path: str) -> None:
-    """Kill what still runs in the pod's own cgroups: usually nothing, they die with the pod."""
-    deadline = time.monotonic() + _PATIENCE
-    while time.monotonic() < deadline:
-        pids = cgroup.members(layout, path)
-        if not pids:
-            return
-        for pid in pids:
-            _kill_if_member(pid, path)
-        time.sleep(0.02)
-
-
-def _kill_if_member(pid: int, path: str) -> None:
-    try:
-        pidfd = os.pidfd_open(pid)
-    except OSError:
-        return
-    try:
-        # The pidfd is open: what /proc now says is about the process that will get the signal.
-        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
-            paths = [line.rstrip("\n").split(":", 2)[2] for line in file]
-        if any(own == path or own.startswith(f"{path}/") for own in paths):
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    except OSError:  # gone in the meantime
-        pass
-    finally:
-        os.close(pidfd)
 
 
 def _forget(pod_dir: str) -> None:

@@ -58,12 +58,40 @@ class MountPoint:
         self.read_only = bool(flag(raw, "readOnly", where))
 
 
+class Port:
+    """A port that an app listens on."""
+
+    __slots__ = ("name", "port", "protocol")
+
+    def __init__(self, raw: dict[str, object], where: str) -> None:
+        self.name = string(raw, "name", where)
+        self.protocol = string(raw, "protocol", where) or "tcp"
+        self.port = integer(raw, "port", where)
+        if not 1 <= self.port <= 65535:
+            raise SchemaError(f"{where}: port must be in 1-65535 range")
+
+
+class ExposedPort:
+    """A port of the host for one of an app, found by name or given along."""
+
+    __slots__ = ("host_ip", "host_port", "name", "pod_port")
+
+    def __init__(self, raw: dict[str, object], where: str) -> None:
+        self.name = string(raw, "name", where)
+        self.host_port = integer(raw, "hostPort", where)
+        self.host_ip = string(raw, "hostIP", where)
+        own = mapping(raw, "podPort", where)
+        self.pod_port = Port(own, f"{where}.podPort") if own else None
+        if not 0 <= self.host_port <= 65535:
+            raise SchemaError(f"{where}: hostPort must be in 1-65535 range")
+
+
 class App:
     """A runtime app: what the pod manifest says, completed from its image."""
 
     __slots__ = (
         "annotations", "cwd", "environment", "exec", "group", "handlers", "image_annotations",
-        "image_name", "isolators", "mount_points", "mounts", "name", "read_only_root",
+        "image_name", "isolators", "mount_points", "mounts", "name", "ports", "read_only_root",
         "supplementary_gids", "user",
     )  # fmt: skip
 
@@ -95,6 +123,7 @@ class App:
         }
         self.isolators = isolators(app, where)
         self.mount_points = [MountPoint(m, where) for m in mappings(app, "mountPoints", where)]
+        self.ports = [Port(m, where) for m in mappings(app, "ports", where)]
         self.mounts = [Mount(m, where) for m in mappings(raw, "mounts", where)]
         self.read_only_root = bool(flag(raw, "readOnlyRootFS", where))
         self.annotations = pairs(raw, "annotations", where)
@@ -104,7 +133,7 @@ class App:
 class Pod:
     """A pod manifest."""
 
-    __slots__ = ("annotations", "apps", "isolators", "volumes")
+    __slots__ = ("annotations", "apps", "isolators", "ports", "volumes")
 
     def __init__(self, raw: dict[str, object], apps: list[App]) -> None:
         where = "pod manifest"
@@ -113,6 +142,7 @@ class Pod:
             v.name: v for v in (Volume(m, where) for m in mappings(raw, "volumes", where))
         }
         self.isolators = isolators(raw, where)
+        self.ports = [ExposedPort(m, where) for m in mappings(raw, "ports", where)]
         self.annotations = pairs(raw, "annotations", where)
 
 
@@ -136,8 +166,8 @@ def read_json(path: str, where: str) -> dict[str, object]:
     try:
         with open(path, "rb") as file:
             data = file.read(_LIMIT + 1)
-    except FileNotFoundError as err:
-        raise NotFound(f'{where}: "{path}": no such file') from err
+    except FileNotFoundError:
+        raise NotFound(f'{where}: "{path}": no such file') from None
     except OSError as err:
         raise KernelError(f"{where}: cannot read", err, path) from err
     if len(data) > _LIMIT:

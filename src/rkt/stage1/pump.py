@@ -146,6 +146,12 @@ class Sink:
         """Remember a source that is to go on when there is room."""
         self._paused.append(source)
 
+    def abandon(self) -> None:
+        """Drop what is pending and all that comes."""
+        self.dead = True
+        self.pending.clear()
+        self.flush()
+
     def close(self) -> None:
         """Forget the descriptor; closes only what was opened here."""
         self._watch(False)

@@ -95,6 +95,25 @@ class Root:
         finally:
             os.close(fd)
 
+    def make_real_dir(self, name: str) -> None:
+        """Put a directory where the image has a link or a file of that name in its root.
+
+        runc 1.1 makes the links below /dev by path: were /dev a link, they would be made outside.
+        """
+        fd = self.open(".", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            try:
+                info = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            except FileNotFoundError:
+                info = None
+            if info is not None and not stat.S_ISDIR(info.st_mode):
+                os.unlink(name, dir_fd=fd)
+                info = None
+            if info is None:
+                os.mkdir(name, 0o755, dir_fd=fd)
+        finally:
+            os.close(fd)
+
     def ensure_mtab(self) -> None:
         """Make etc/mtab a link to the mount table where the image has an etc without mtab."""
         try:

@@ -6,8 +6,8 @@ import os
 import stat
 
 from rkt import log
-from rkt.const import LOCK_FD_ENV
-from rkt.errors import KernelError, NotFound, RktError
+from rkt.const import LOCK_FD_ENV, METADATA_PORT
+from rkt.errors import KernelError, RktError
 from rkt.linux import atomic, libc
 from rkt.stage1 import (
     capabilities,
@@ -29,8 +29,11 @@ from rkt.stage1 import (
     volumes,
 )
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rkt.network.setup import PodNetwork
+
 _FLAVOR = "oci"
-_MDS_PORT = 18112
 _SHM = "dev/shm"
 
 
@@ -48,6 +51,8 @@ def _main(argv: list[str]) -> int:
     try:
         pod.set_up()
         status = pod.supervise()
+        if pod.network is not None:
+            pod.network.begin_removal()
     except BaseException:
         pod.tear_down(drain=False)
         raise
@@ -70,11 +75,6 @@ def _refuse(options: contract.RunOptions) -> None:
         raise RktError("stage1-oci does not support mutable pods")
     if options.private_users:
         raise RktError("stage1-oci does not support --private-users")
-    unknown = [net for net in options.net if net.partition(":")[0] not in ("host", "none")]
-    if unknown:
-        raise NotFound(
-            f"networks not found: {', '.join(unknown)}", hint="use --net=host or --net=none"
-        )
 
 
 class Pod:
@@ -91,6 +91,7 @@ class Pod:
         self.runtime: runtime.Runtime | None = None
         self.layout: cgroup.Layout | None = None
         self.init: sandbox.Sandbox | None = None
+        self.network: PodNetwork | None = None
         with open("/proc/self/status", encoding="ascii", errors="replace") as file:
             self.have = capabilities.available(file.read())
 
@@ -101,12 +102,21 @@ class Pod:
             raise RktError("interactive option only supports pods with one app")
         if options.interactive and os.isatty(0):
             self.terminal = os.environ.get("TERM") or "vt100"
+        if options.net and not set(options.net) & {"host", "none"}:
+            from rkt.stage1 import podnet
+
+            self.network = podnet.plan(self.dir, options, self.manifest, self.hostname)
         libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
         _private_mounts()
         wake = supervisor.catch_signals(resize=bool(self.terminal))
         self._directories()
         self._shared_memory()
         self.init = sandbox.start(self.rootfs, self.hostname, self._flags())
+        if self.network is not None:
+            from rkt.stage1 import podnet
+
+            self.init.wait_ready()
+            podnet.begin(self.network, self.init.pid)
         self.layout = cgroup.read_layout()
         wanted = os.environ.get(runtime.RUNTIME_ENV, "")
         self.runtime = runtime.choose(self.dir, self.layout, wanted, self.have)
@@ -121,7 +131,11 @@ class Pod:
             raise RktError("the pod is not set up")
         prefixed = len(self.manifest.apps) > 1
         stdin = 0 if self.options.interactive and not self.terminal else -1
+        if self.network is not None and self.options.mds_token:
+            self.network.finish()  # the apps' environment says where the service is
         plans = [self._plan_of(app) for app in self.manifest.apps]
+        if self.network is not None:
+            self._join_network(self.network, plans)
         if self.init is not None:
             self.init.wait_ready()
         self._record()
@@ -132,17 +146,32 @@ class Pod:
             self.supervisor.start(supervisor.AppRun(plan, config), stdin, prefixed=prefixed)
         return self.supervisor.run()
 
+    def _join_network(self, network: PodNetwork, plans: list[spec.AppPlan]) -> None:
+        from rkt.stage1 import podnet
+
+        if not self.options.mds_token:
+            network.finish()
+        if self.options.resolv == "default":
+            podnet.use_resolver(network, self.rootfs, plans)
+        if self.supervisor is not None:
+            network.relay(self.supervisor.loop)
+
     def tear_down(self, *, drain: bool) -> None:
         """Undo everything; idempotent, and never fails for what is already gone."""
         if self.supervisor is not None:
             self.supervisor.teardown(drain=drain)
         elif self.init is not None:
             _end(self.init.pid)
+        if self.network is not None:
+            self.network.tear_down()
         if self.runtime is not None and not self.runtime.forgets_by_removal and self.supervisor:
             for app in self.supervisor.apps:
                 self.runtime.delete(app.ident)
         if self.layout is not None:
-            for left in cgroup.remove(self.layout, self.layout.pod_path(self.options.uuid)):
+            path = self.layout.pod_path(self.options.uuid)
+            if not drain:  # a runtime may have been killed half-way
+                cgroup.kill_members(self.layout, path)
+            for left in cgroup.remove(self.layout, path):
                 log.warning(f'cannot remove cgroup "{left}"')
         files.remove_tree(f"{self.dir}/runtime")
         files.remove_tree(f"{self.dir}/bundle")
@@ -212,10 +241,14 @@ class Pod:
             plan.groups = app.supplementary_gids
             plan.binds = volumes.resolve(app, self.manifest, self.dir, root)
             files.prepare_root(root, plan.binds)
-            token = options.mds_token
+            token, host = options.mds_token, "127.0.0.1"
+            if token and self.network is not None:
+                from rkt.stage1 import podnet
+
+                host = podnet.metadata_host(self.network)
             env = environment.build(
                 app.name, app.environment, terminal=self.terminal,
-                metadata_url=f"http://127.0.0.1:{_MDS_PORT}/{token}" if token else "",
+                metadata_url=f"http://{host}:{METADATA_PORT}/{token}" if token else "",
             )  # fmt: skip
             plan.env = environment.as_list(env)
             plan.cwd = app.cwd

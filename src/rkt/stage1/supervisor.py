@@ -24,20 +24,20 @@ class AppRun:
     """One app: the containers it still has to run and how it ended."""
 
     __slots__ = (
-        "bundle", "config", "console", "failed_by", "ident", "pid", "plan", "sources", "starter",
-        "status", "steps",
+        "bundle", "config", "console", "ident", "pid", "plan", "sources", "starter", "status",
+        "step", "steps",
     )  # fmt: skip
 
     def __init__(self, plan: spec.AppPlan, config: dict[str, object]) -> None:
         self.plan = plan
         self.config = config
         self.steps = [step for step in ("pre-start", "main", "post-stop") if self._has(step)]
+        self.step = ""
         self.ident = ""
         self.bundle = ""
         self.starter = 0  # PID of the runtime while it starts a container
         self.pid = 0  # PID of the container's process
         self.status: int | None = None  # of the main process (or of a failed pre-start)
-        self.failed_by = 0
         self.sources: list[pump.Source] = []
         self.console: terminal.ConsoleSocket | None = None
 
@@ -59,6 +59,7 @@ class Supervisor:
     """The life of a pod after its set-up."""
 
     __slots__ = (
+        "_ending",
         "_failure",
         "_first_failing",
         "_forwarding",
@@ -92,6 +93,7 @@ class Supervisor:
         self._reaped: dict[int, int] = {}
         self._stopping = 0  # signal that ends the pod
         self._forwarding = False
+        self._ending = False
         self._first_failing = 0
         self._failure: RktError | None = None
         self._terminal: terminal.Terminal | None = None
@@ -124,6 +126,10 @@ class Supervisor:
         return [s for app in self.apps if app.plan.terminal for s in app.sources if not s.closed]
 
     def _forward(self, number: int) -> None:
+        if self._ending:  # only the last output is left, and its reader is slow: let it go
+            for sink in self._sinks:
+                sink.abandon()
+            return
         if self._forwarding and number in _URGENT:
             self.kill_all()
             return
@@ -131,16 +137,27 @@ class Supervisor:
         self.stop(number)
 
     def stop(self, number: int) -> None:
-        """Send a signal to every app, and SIGKILL to the pod when the grace is over."""
+        """Send a signal to every app, and SIGKILL when the grace is over.
+
+        A post-stop handler runs undisturbed: nothing but `kill_all` ends it.
+        """
         first = not self._stopping
         self._stopping = number
         for app in self.apps:
-            ran = app.status is not None or app.ident == app.name
+            ran = app.status is not None or app.step == "main"
             app.steps = [step for step in app.steps if step == "post-stop" and ran]
-            if app.pid:
+            if app.pid and app.step != "post-stop":
                 _kill(app.pid, number)
         if first:
-            self._loop.after(GRACE, self.kill_all)
+            self._loop.after(GRACE, self._grace_over)
+
+    def _grace_over(self) -> None:
+        for app in self.apps:
+            if app.step != "post-stop":
+                for pid in (app.pid, app.starter):
+                    if pid:
+                        _kill(pid, signal.SIGKILL)
+        self._stopping = signal.SIGKILL
 
     def kill_all(self) -> None:
         """Kill the pod's first process, and so all of the pod."""
@@ -153,6 +170,11 @@ class Supervisor:
 
     # Starting
 
+    @property
+    def loop(self) -> pump.Loop:
+        """The loop that everything of the pod runs in."""
+        return self._loop
+
     def start(self, app: AppRun, stdin: int, *, prefixed: bool) -> None:
         """Begin an app: its pre-start handler, else its main process."""
         self.apps.append(app)
@@ -160,7 +182,7 @@ class Supervisor:
         self._next(app, prefixed=prefixed)
 
     def _next(self, app: AppRun, *, prefixed: bool) -> None:
-        step = app.steps.pop(0)
+        step = app.step = app.steps.pop(0)
         app.ident = app.name if step == "main" else f"{app.name}.{step}"
         app.bundle = f"{self._pod_dir}/bundle/{app.ident}"
         config = app.config
@@ -232,6 +254,8 @@ class Supervisor:
         """Handle the end of the runtime's command: the container runs, or could not start."""
         app.starter = 0
         if status != 0:
+            if self._ending:
+                return
             if self._stopping or not self.init_alive:
                 app.steps = []
                 self._finish(app, 128 + signal.SIGKILL)
@@ -244,12 +268,12 @@ class Supervisor:
             if source.lines:
                 source.lines.prefix = f"{app.name}[{app.pid}]: ".encode()
             source.resume()
-        if app.ident == app.name:
+        if app.step == "main":
             text = f"{app.pid} {identity.start_time(app.pid)}\n".encode()
             atomic.write_file(f"{self._rkt_dir}/pids/{app.name}", text, durable=False)
         if app.pid in self._reaped:
             self._exited(app, self._reaped.pop(app.pid))
-        elif self._stopping:
+        elif self._stopping and app.step != "post-stop":
             _kill(app.pid, self._stopping)
 
     def _fail(self, app: AppRun) -> None:
@@ -294,12 +318,11 @@ class Supervisor:
 
     def _exited(self, app: AppRun, status: int) -> None:
         app.pid = 0
-        step = "main" if app.ident == app.name else app.ident.rpartition(".")[2]
-        if step == "main":
+        if app.step == "main":
             self._finish(app, status)
-        elif status != 0:
-            log.info(f'app "{app.name}": {step} handler exited with status {status}')
-            if step == "pre-start":
+        elif status != 0 and not self._ending:
+            log.info(f'app "{app.name}": {app.step} handler exited with status {status}')
+            if app.step == "pre-start":
                 app.steps = [left for left in app.steps if left == "post-stop"]
                 self._finish(app, status)
         if app.steps and self.init_alive:
@@ -312,7 +335,7 @@ class Supervisor:
         app.status = status
         text = f"{status}\n".encode()
         atomic.write_file(f"{self._rkt_dir}/status/{app.name}", text, durable=False)
-        if status != 0:
+        if status != 0 and not self._ending:
             self._first_failing = self._first_failing or status
             if not self._stopping:
                 self.stop(signal.SIGTERM)
@@ -330,6 +353,7 @@ class Supervisor:
 
     def teardown(self, *, drain: bool) -> None:
         """Kill what is left of the pod, carry the last output, restore the terminal."""
+        self._ending = True
         self.kill_all()
         while self.init_alive or any(app.pid or app.starter for app in self.apps):
             if not self._loop.step(limit=0.2):
@@ -347,7 +371,7 @@ class Supervisor:
             sink.close()
 
     def _drain(self) -> None:
-        """Carry what is still in the pipes; a second urgent signal ends this too.
+        """Carry what is still in the pipes; a signal ends this too.
 
         All of the pod is dead.  Should somebody outside hold a pipe open, silence ends the wait.
         """
@@ -375,8 +399,18 @@ def catch_signals(*, resize: bool) -> int:
     return wake_r
 
 
-def _note(number: int, frame: object) -> None:
-    """Do nothing: the wake-up byte says it."""
+_noted: list[int] = []
+
+
+def _note(number: int, _frame: object) -> None:
+    """Remember the first signal that ends the pod; the wake-up byte is for the loop."""
+    if not _noted and number in _FORWARDED:
+        _noted.append(number)
+
+
+def asked_to_end() -> int:
+    """Give the signal that came while there was no loop to handle it, 0 if none."""
+    return _noted[0] if _noted else 0
 
 
 def _spawn(argv: list[str], stdio: tuple[int, int, int]) -> int:

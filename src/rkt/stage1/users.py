@@ -44,15 +44,13 @@ def _resolve(root: Root, name: str, kind: str) -> int:
             info = root.lstat(name)
         except OSError as err:
             reason = (err.strerror or "cannot be read").lower()
-            raise RktError(f'failed to configure {kind} "{name}": {reason}') from err
+            raise RktError(f'failed to configure {kind} "{name}": {reason}') from None
         return info.st_uid if kind == "user" else info.st_gid
     path = "etc/passwd" if kind == "user" else "etc/group"
     try:
         data = root.read(path)
     except (OSError, RktError) as err:
-        raise RktError(
-            f'failed to configure {kind} "{name}": cannot read /{path} of the image'
-        ) from err
+        raise RktError(f'failed to configure {kind} "{name}"') from err
     if data is None:
         raise RktError(f'invalid {kind} "{name}": the image has no /{path}')
     number = lookup(data, name)

@@ -73,10 +73,10 @@ def _bind(volume: Volume, target: str, point: MountPoint | None, pod_dir: str) -
     bind = Bind(volume.source, target, read_only=read_only, recursive=volume.recursive is not False)
     try:
         info = os.stat(volume.source)
-    except FileNotFoundError as err:
+    except FileNotFoundError:
         raise NotFound(
             f'volume "{volume.name}": source "{volume.source}": no such file or directory'
-        ) from err
+        ) from None
     except OSError as err:
         raise KernelError(f'volume "{volume.name}": cannot use source', err, volume.source) from err
     if not stat.S_ISDIR(info.st_mode):
