@@ -14,6 +14,8 @@ export PYTHON
 
 VENV := .venv
 PY := $(VENV)/bin/python
+RUNTIME := $(VENV)/lib/rkt/python
+SERVICES := $(VENV)/lib/rkt/services
 STAGE1 := $(VENV)/lib/rkt/stage1-images/stage1-oci.aci
 SOURCES := $(shell find src -name '*.py')
 # What stage1 carries: its image is made anew when any of this changes.
@@ -26,7 +28,7 @@ CODE := src tests examples benchmarks scripts/demo.py
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-env: packages venv $(VENV)/.requirements $(VENV)/bin/rkt $(STAGE1) $(VENV)/.compiled ## set up everything that the other targets need
+env: packages venv $(VENV)/.requirements $(RUNTIME)/.requirements $(SERVICES)/.requirements $(VENV)/bin/rkt $(STAGE1) $(VENV)/.compiled ## set up everything that the other targets need
 
 packages:
 	@scripts/packages
@@ -38,10 +40,21 @@ $(VENV)/.requirements: requirements/dev.txt | venv
 	$(PY) -m pip install -qq --no-input --disable-pip-version-check --no-deps --require-hashes -r $<
 	@touch $@
 
+# What rkt itself needs, apart from the tools of development: their presence must not change what a
+# library imports (msgspec loads typing_extensions if it is there: 7 ms at every start).
+# The libraries of long-running services have a directory of their own for the same reason.
+$(RUNTIME)/.requirements: requirements/runtime.txt
+$(SERVICES)/.requirements: requirements/services.txt
+$(RUNTIME)/.requirements $(SERVICES)/.requirements: | venv
+	@rm -rf $(@D)
+	$(PY) -m pip install -qq --no-input --disable-pip-version-check --no-deps --require-hashes \
+		-r $< --target $(@D)
+	@$(PY) -m compileall -q $(@D)
+	@touch $@
+
 $(VENV)/bin/rkt: scripts/launcher | venv
 	scripts/launcher $@ "$$($(PY) -c 'import sys; print(sys._base_executable)')" \
-		"$(CURDIR)/$(VENV)/lib/rkt" "$(CURDIR)/src" \
-		"$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("platlib"))')"
+		"$(CURDIR)/$(VENV)/lib/rkt" "$(CURDIR)/src" "$(CURDIR)/$(RUNTIME)"
 
 $(STAGE1): $(STAGE1_SOURCES) | $(VENV)/.requirements
 	@mkdir -p $(@D)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from rkt import const
 from rkt.cli.flags import Flag, converted
@@ -69,6 +70,10 @@ class Context:
             assert isinstance(options, InsecureOptions)
             self._insecure = options.without_verification() if self._skip_verify else options
         return self._insecure
+
+    def load_services(self) -> None:
+        """Make the libraries of long-running services importable; no other command sees them."""
+        sys.path.append(f"{self.lib_dir}/services")
 
     def store(self) -> Store:
         """Open the image store of the data directory."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -161,6 +160,8 @@ def fingerprint(body: bytes) -> str:
     header = b"\x99" + len(body).to_bytes(2, "big") if len(body) < 65536 else b""
     if not header:
         raise VerifyError("an OpenPGP key packet is too long")
+    import hashlib  # only where a key is read: it costs 3 ms
+
     return hashlib.sha1(header + body, usedforsecurity=False).hexdigest()
 
 
