@@ -26,6 +26,7 @@ COMMANDS: dict[str, Entry] = {
     "image rm": Entry("image_rm", "Remove one or more images with the given IDs or image names "
                       "from the local store"),
     "list": Entry("list", "List pods"),
+    "metadata-service": Entry("metadata_service", "Run metadata service"),
     "prepare": Entry("prepare", "Prepare to run image(s) in a pod in rkt", root=True),
     "rm": Entry(
         "rm", "Remove all files and resources associated with an exited pod", root=True

@@ -9,7 +9,7 @@ from rkt.errors import CommandError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 BASE_ENV = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -95,6 +95,21 @@ def spawn(
         argv[0], list(argv), dict(env), file_actions=actions,
         setsigdef=_RESET, setsigmask=(), setsid=new_session,
     )  # fmt: skip
+
+
+def fork(body: Callable[[], int]) -> int:
+    """Run a function in a child of this single-threaded process and give the child's PID.
+
+    The function's result is the exit status; it must raise nothing.
+    """
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 255
+    try:
+        status = body()
+    finally:
+        os._exit(status)
 
 
 def find_program(name: str, path: str = BASE_ENV["PATH"]) -> str | None:
