@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rkt.stage1 import build
+from rkt.stage1 import build, sandbox
 from rkt_testkit import leaks
 from rkt_testkit.probes import needs
 
@@ -989,8 +989,10 @@ def test_shm_as_a_link(pod: Pod, tmp_path: Any) -> None:
     assert os.listdir(outside) == []
 
 
-def test_the_first_process_is_out_of_reach(pod: Pod) -> None:
-    pod.shell("a", "ls /proc/1/root/ && echo reached; readlink /proc/1/cwd && echo reached; exit 0")
+@pytest.mark.parametrize("user", ["0", str(sandbox.UID)])
+def test_the_first_process_is_out_of_reach(pod: Pod, user: str) -> None:
+    script = "ls /proc/1/root/ && echo reached; readlink /proc/1/cwd && echo reached; exit 0"
+    pod.shell("a", script, user=user)
     status, out, err = pod.run()
     assert (status, out) == (0, "")
     assert "Permission denied" in err

@@ -98,7 +98,9 @@ def archive(*, python: str, catatonit: str) -> bytes:
         text = _LAUNCHER.format(python=python, lib=_LIB, module=module)
         entries[f"rootfs/{module}"] = (0o755, text.encode())
     entries["rootfs/etc/os-release"] = (0o644, _OS_RELEASE.format(v=rkt.__version__).encode())
-    entries["rootfs/usr/bin/catatonit"] = (0o755, _static_program(catatonit))
+    # Not readable for who it runs as: the kernel then lets nobody without CAP_SYS_PTRACE look into
+    # the process, not even an app that takes the same user ID.
+    entries["rootfs/usr/bin/catatonit"] = (0o711, _static_program(catatonit))
     for name, data in _library(python).items():
         for at, letter in enumerate(name):
             if letter == "/":

@@ -6,7 +6,12 @@ import os
 import stat
 
 from rkt import log
-from rkt.const import LOCK_FD_ENV, METADATA_PORT
+from rkt.const import (
+    LOCK_FD_ENV,
+    METADATA_PORT,
+    SELINUX_CONTEXT_ENV,
+    SELINUX_MOUNT_CONTEXT_ENV,
+)
 from rkt.errors import KernelError, RktError
 from rkt.linux import atomic, libc
 from rkt.stage1 import (
@@ -281,6 +286,8 @@ class Pod:
         asked = any(n == "os/linux/no-new-privileges" and v is True for n, v in app.isolators)
         plan.no_new_privileges = asked or (plan.seccomp is not None and plan.uid != 0)
         plan.unprotected_paths = options.disable_paths
+        plan.selinux_label = os.environ.get(SELINUX_CONTEXT_ENV, "")
+        plan.selinux_mount_label = os.environ.get(SELINUX_MOUNT_CONTEXT_ENV, "")
         known = self.layout.controllers if self.layout else set()
         plan.resources = resources.build(app.name, app.isolators, known)
         plan.oom_score_adj = resources.oom_score_adj(app.name, app.isolators, self.have)

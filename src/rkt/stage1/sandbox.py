@@ -15,7 +15,7 @@ from rkt.errors import KernelError, RktError
 from rkt.linux import libc
 
 INIT = "/usr/bin/catatonit"
-_UID = 0x7FFFFF99  # in no range that useradd, containers or systemd hand out
+UID = 0x7FFFFF99  # in no range that useradd, containers or systemd hand out
 _READY = b"r"
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP_RUNNING = 0x41
@@ -103,8 +103,8 @@ def _child(rootfs: str, hostname: str, flags: int, ready: int, release: int) -> 
         _enter_root(rootfs)
         step = "drop privileges"
         os.setgroups([])
-        os.setresgid(_UID, _UID, _UID)
-        os.setresuid(_UID, _UID, _UID)
+        os.setresgid(UID, UID, UID)
+        os.setresuid(UID, UID, UID)
         libc.clear_capabilities()
         libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
         os.write(ready, _READY)

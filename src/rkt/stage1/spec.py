@@ -31,7 +31,8 @@ class AppPlan:
     __slots__ = (
         "args", "binds", "capabilities", "cgroup", "console_size", "cwd", "env", "gid", "groups",
         "handlers", "name", "no_new_privileges", "oom_score_adj", "read_only_root", "resources",
-        "root", "seccomp", "terminal", "uid", "unprotected_paths",
+        "root", "seccomp", "selinux_label", "selinux_mount_label", "terminal", "uid",
+        "unprotected_paths",
     )  # fmt: skip
 
     def __init__(self, name: str, root: str) -> None:
@@ -53,6 +54,8 @@ class AppPlan:
         self.resources: dict[str, object] = {}
         self.unprotected_paths = False
         self.read_only_root = False
+        self.selinux_label = ""
+        self.selinux_mount_label = ""
         self.cgroup = ""
         self.binds: list[Bind] = []
 
@@ -75,6 +78,8 @@ def build(plan: AppPlan, *, init_pid: int, joined: set[str], shm: str) -> dict[s
     }
     if plan.seccomp is not None:
         linux["seccomp"] = plan.seccomp
+    if plan.selinux_mount_label:
+        linux["mountLabel"] = plan.selinux_mount_label
     return {
         "ociVersion": "1.0.2",
         "process": process(plan),
@@ -100,6 +105,8 @@ def process(plan: AppPlan) -> dict[str, object]:
     }
     if plan.terminal and plan.console_size:
         result["consoleSize"] = {"height": plan.console_size[0], "width": plan.console_size[1]}
+    if plan.selinux_label:
+        result["selinuxLabel"] = plan.selinux_label
     if plan.oom_score_adj is not None:
         result["oomScoreAdj"] = plan.oom_score_adj
     return result
