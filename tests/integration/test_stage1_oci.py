@@ -992,7 +992,7 @@ def test_shm_as_a_link(pod: Pod, tmp_path: Any) -> None:
 @pytest.mark.parametrize("user", ["0", str(sandbox.UID)])
 def test_the_first_process_is_out_of_reach(pod: Pod, user: str) -> None:
     script = "ls /proc/1/root/ && echo reached; readlink /proc/1/cwd && echo reached; exit 0"
-    pod.shell("a", script, user=user)
+    pod.shell("a", script, user=user, group=user)
     status, out, err = pod.run()
     assert (status, out) == (0, "")
     assert "Permission denied" in err
