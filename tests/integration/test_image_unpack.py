@@ -127,8 +127,8 @@ def test_trees_are_for_root_alone(store: Store) -> None:
     record = put(store, builder())
     trees = os.stat(f"{store.path}/tree")
     assert (trees.st_uid, stat.S_IMODE(trees.st_mode)) == (0, 0o700)
-    assert stat.S_IMODE(os.stat(f"{store.path}/db.sqlite").st_mode) == 0o660
-    assert stat.S_IMODE(os.stat(store.path).st_mode) == 0o3770
+    assert stat.S_IMODE(os.stat(f"{store.path}/db/db.sqlite").st_mode) == 0o660
+    assert stat.S_IMODE(os.stat(store.path).st_mode) == 0o2750
     root = os.stat(store.tree_path(record.key))
     assert (root.st_uid, root.st_gid, stat.S_IMODE(root.st_mode)) == (0, 0, 0o700)
     assert os.stat(f"{store.tree_path(record.key)}/rootfs").st_mode & stat.S_ISGID == 0

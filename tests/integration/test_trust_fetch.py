@@ -72,7 +72,7 @@ def trusted(rkt: RktContext, published: Aci) -> Aci:
 
 def images(rkt: RktContext) -> dict[str, str]:
     """Give keys and verification of the stored images, read without rkt."""
-    path = f"{rkt.data}/cas/db.sqlite"
+    path = f"{rkt.data}/cas/db/db.sqlite"
     if not os.path.exists(path):
         return {}
     db = sqlite3.connect(path)

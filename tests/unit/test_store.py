@@ -261,7 +261,7 @@ def test_links_in_the_store_are_not_followed(store: Store, tmp_path: Path) -> No
 def test_a_newer_schema_is_refused(store: Store) -> None:
     put(store, "aa")
     store.close()
-    with sqlite3.connect(f"{store.path}/db.sqlite") as db:
+    with sqlite3.connect(f"{store.path}/db/db.sqlite") as db:
         db.execute("PRAGMA user_version=9")
     db.close()
     with pytest.raises(StoreError) as caught:
@@ -272,9 +272,10 @@ def test_a_newer_schema_is_refused(store: Store) -> None:
 
 
 def test_a_damaged_database_is_named(store: Store) -> None:
-    os.makedirs(store.path)
-    write(f"{store.path}/db.sqlite", b"no database at all" * 100)
-    with pytest.raises(StoreError, match=r'image store ".*/cas/db.sqlite": file is not a database'):
+    os.makedirs(f"{store.path}/db")
+    write(f"{store.path}/db/db.sqlite", b"no database at all" * 100)
+    text = r'image store ".*/cas/db/db.sqlite": file is not a database'
+    with pytest.raises(StoreError, match=text):
         store.list()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -31,13 +31,13 @@ from rkt.fetch import discovery, trust
 from rkt.fetch.download import Sink, download, exclusive, max_age
 from rkt.fetch.http import Client, shown
 from rkt.fetch.options import UPDATE
-from rkt.image.ingest import ingest
+from rkt.image.ingest import can_own_files, ingest, settle
 from rkt.keystore.openpgp import MAX_SIGNATURE, Signer, Verifier, signer_ids, verify_file
 from rkt.store import layout
 from rkt.store.images import SKIPPED, UNVERIFIED, VERIFIED, Remote, Verification
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from rkt.fetch.options import Options
     from rkt.keystore.keys import Keystore, TrustedKey
@@ -56,6 +56,15 @@ class _Wanted(msgspec.Struct, frozen=True):
     labels: dict[str, str] = {}
     defaults: dict[str, str] = {}
     latest: bool = False
+
+
+@contextmanager
+def _refusing(source: str) -> Iterator[None]:
+    """Name the image in what is said of its signature."""
+    try:
+        yield
+    except VerifyError as err:
+        raise VerifyError(f'image "{one_line(shown(source))}" is refused: {err.message}') from err
 
 
 class _OtherPrefix(Exception):
@@ -112,7 +121,10 @@ class Fetcher:
             keys = self._keys(wanted, data)
         with ExitStack() as stack:
             stable = self._stable(path, stack)
-            signer = None if data is None else self._verify(keys, data, stable)
+            signer = None
+            if data is not None:
+                with _refusing(path):
+                    signer = self._verify(keys, data, stable)
             return self._ingest(stable, wanted, data, signer)
 
     def verify_stored(self, record: ImageRecord) -> Signer:
@@ -121,14 +133,19 @@ class Fetcher:
         Raises UntrustedError or another VerifyError.
         """
         signature = self._store.signature(record.key)
-        path = self._store.blob_path(record.key)
-        if signature is None or path is None:
+        raw = None if signature is None else self._store.open_blob(record.key)
+        if signature is None or raw is None:
             name = one_line(record.name)
             raise VerifyError(
                 f'refusing to execute image "{name}": it was fetched without verification',
                 hint=f"rkt fetch {one_line(record.source)} (or use --insecure-options=image)",
             )
-        signer = verify_file(self._keystore.keys_for(record.name), signature, path)
+        with raw:
+            path = f"/proc/self/fd/{raw.fileno()}"
+            signer = verify_file(self._keystore.keys_for(record.name), signature, path)
+            settle(
+                self._store, record, raw, unpack=can_own_files() and not record.unpacked
+            )  # what was signed must be what has this name and this ID
         _say_verified(signer)
         self._store.set_verification(record.key, _verification(signer))
         return signer
@@ -167,9 +184,11 @@ class Fetcher:
                 signature = self._signature(location)
                 if signature is None:
                     raise FetchError(f'"{one_line(location)}": the signature is still not there')
-                signer = self._verify(self._keys(wanted, signature), signature, got.path)
+                with _refusing(wanted.source):
+                    signer = self._verify(self._keys(wanted, signature), signature, got.path)
             else:
-                signer = check.finish()
+                with _refusing(wanted.source):
+                    signer = check.finish()
             record = self._ingest(got.path, wanted, signature, signer)
             self._store.put_remote(
                 Remote(shown(wanted.source), got.etag, got.max_age, time.time_ns(), record.key)

@@ -13,7 +13,7 @@ from rkt.errors import FetchError, NotFound, SchemaError, UntrustedError, one_li
 from rkt.fetch.address import DOCKER, FILE, HASH, URL, classify
 from rkt.fetch.options import NEVER, UPDATE, Options
 from rkt.schema.textual import AppRef, host_arch, parse_app_string
-from rkt.store.images import TRUSTED_LOCATION, VERIFIED
+from rkt.store.images import TRUSTED_LOCATION, VERIFIED, check_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,18 +66,32 @@ class Finder:
     def require_trusted(self, record: ImageRecord) -> ImageRecord:
         """Make sure that an image and its dependencies may be executed, and are unpacked.
 
-        An unverified one is checked again with the keys that are trusted now.  Raises
-        UntrustedError naming the missing key, or VerifyError.
+        An unverified one is checked again with the keys that are trusted now, as root also one
+        that somebody else says to have verified.  Raises UntrustedError naming the missing key, or
+        VerifyError.
         """
-        for key in self._with_dependencies(record):
-            one = record if key == record.key else self._store.get(key)
-            if one.verification.status not in _TRUSTED and not self._options.insecure.image:
-                self._verify_again(one)
-            if not one.unpacked:
-                from rkt.image.ingest import ensure_unpacked
-
-                ensure_unpacked(self._store, key)
+        wanted = [str(record.key)]
+        usable: set[str] = set()
+        while missing := [key for key in wanted if key not in usable]:
+            for key in missing:
+                self._make_usable(key)
+            usable.update(missing)
+            # Only now their manifests are those that were verified.
+            wanted = self._with_dependencies(record)
+        self._store.pin(record.key, frozenset(wanted))
         return self._store.get(record.key)
+
+    def _make_usable(self, key: str) -> None:
+        proof = self._store.proof(key)
+        is_trusted = proof is not None and proof.status in _TRUSTED
+        if not is_trusted and not self._options.insecure.image:
+            self._verify_again(self._store.get(key))
+        record = self._store.get(key)
+        if not record.unpacked:
+            from rkt.image.ingest import ensure_unpacked
+
+            record = ensure_unpacked(self._store, key)
+        check_name(record, self._store.manifest(key))
 
     def _verify_again(self, record: ImageRecord) -> None:
         try:

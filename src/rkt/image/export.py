@@ -47,11 +47,11 @@ def _from_blob(store: Store, record: ImageRecord) -> Iterator[bytes]:
 
     from rkt.image.archive import decompress
 
-    path = store.blob_path(record.key)
-    if path is None:
+    raw = store.open_blob(record.key)
+    if raw is None:
         raise StoreError("its archive is missing")
     digest = hashlib.sha512()
-    with open(path, "rb", buffering=0) as file:
+    with raw as file:
         for chunk in decompress(file):
             digest.update(chunk)
             yield chunk

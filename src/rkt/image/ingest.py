@@ -10,7 +10,7 @@ from rkt.errors import ArchiveError, KernelError, SchemaError, StoreError
 from rkt.image import tar
 from rkt.image.archive import LIMITS, Layout, Limits, decompress
 from rkt.linux import libc, tree
-from rkt.store.images import UNVERIFIED, ImageRecord, Verification, image_key
+from rkt.store.images import UNVERIFIED, ImageRecord, Verification, check_name, image_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -169,19 +169,37 @@ def ensure_unpacked(store: Store, key: str, *, limits: Limits = LIMITS) -> Image
     record = store.get(key)
     if record.unpacked:
         return record
-    path = store.blob_path(key)
-    if path is None:
+    raw = store.open_blob(key)
+    if raw is None:
         raise StoreError(f'image "{key}" is damaged: its archive is missing')
-    if not can_own_files():
-        raise StoreError(f'image "{key}" can be unpacked by root only')
-    with open(path, "rb", buffering=0) as raw, store.tmp_dir() as staging:
-        scan = _read(raw, staging, None, limits)
+    with raw:
+        if not can_own_files():
+            raise StoreError(f'image "{key}" can be unpacked by root only')
+        return settle(store, record, raw, unpack=True, limits=limits)
+
+
+def settle(
+    store: Store, record: ImageRecord, raw: BinaryIO, *, unpack: bool, limits: Limits = LIMITS
+) -> ImageRecord:
+    """Check to the last byte that an archive is a stored image, and maybe unpack it on the way.
+
+    What the database says of its name and labels must be what the manifest says.  Raises
+    ArchiveError, SchemaError or StoreError.
+    """
+
+    def expect(manifest: ImageManifest) -> None:
+        check_name(record, manifest)
+
+    with store.tmp_dir() as staging:
+        scan = _read(raw, staging if unpack else None, expect, limits)
         if scan.digest.hex() != record.digest:
             raise StoreError(
-                f'image "{key}" is damaged: image hash does not match expected '
+                f'image "{record.key}" is damaged: image hash does not match expected '
                 f"(sha512-{scan.digest.hex()} != sha512-{record.digest})"
             )
-        return store.add_tree(key, staging, tree_size=scan.tree_size)
+        if not unpack:
+            return record
+        return store.add_tree(record.key, staging, tree_size=scan.tree_size)
 
 
 def _read(

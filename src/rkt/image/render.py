@@ -110,6 +110,10 @@ def render(store: Store, key: ImageKey) -> Tree:
     from rkt.image.ingest import ensure_unpacked
 
     order = dependency_order(store, key)
+    allowed = store.pinned(key)
+    if allowed is not None and not allowed.issuperset(element.key for element in order):
+        # Another rkt has stored an image of the same name since they were verified.
+        raise RenderError(f'image "{key}": its dependencies changed meanwhile, try again')
     for image in dict.fromkeys(element.key for element in order):
         ensure_unpacked(store, image)
     if len(order) == 1 and not order[0].whitelist:

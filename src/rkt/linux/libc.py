@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import ctypes
 import os
+from contextlib import contextmanager
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import NoReturn
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -59,6 +61,8 @@ _libc.prctl.argtypes = (_c.c_int, _c.c_ulong, _c.c_ulong, _c.c_ulong, _c.c_ulong
 _libc.sethostname.argtypes = (_c.c_char_p, _c.c_size_t)
 _libc.pivot_root.argtypes = (_c.c_char_p, _c.c_char_p)
 _libc.syncfs.argtypes = (_c.c_int,)
+_libc.setfsuid.argtypes = (_c.c_uint,)
+_libc.setfsgid.argtypes = (_c.c_uint,)
 
 
 def _fail(path: str = "") -> NoReturn:
@@ -118,6 +122,24 @@ def syncfs(fd: int) -> None:
     """syncfs(2): write everything of the file system of fd to disk."""
     if _libc.syncfs(fd) != 0:
         _fail()
+
+
+@contextmanager
+def fs_ids(uid: int, gid: int) -> Iterator[None]:
+    """Use the file systems as another user: setfsuid(2), for this thread and only inside `with`.
+
+    Of root's capabilities those over files are off meanwhile.
+    """
+    old_gid = _libc.setfsgid(gid)
+    old_uid = _libc.setfsuid(uid)
+    try:
+        # These calls report nothing; an impossible ID changes nothing and gives the present one.
+        if (_libc.setfsuid(0xFFFFFFFF), _libc.setfsgid(0xFFFFFFFF)) != (uid, gid):
+            raise OSError(1, os.strerror(1), "setfsuid")
+        yield
+    finally:
+        _libc.setfsuid(old_uid)
+        _libc.setfsgid(old_gid)
 
 
 class _OpenHow(_c.Structure):

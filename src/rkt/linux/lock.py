@@ -56,7 +56,8 @@ def held(path: str, *, exclusive: bool = True, blocking: bool = True) -> Iterato
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o660)
         try:
-            if os.fstat(fd).st_uid == os.geteuid():
+            info = os.fstat(fd)
+            if info.st_uid == os.geteuid() and info.st_nlink == 1:
                 os.fchmod(fd, 0o660)  # whatever the umask: the group may wait for this lock
             acquire(fd, exclusive=exclusive, blocking=blocking, what=path)
             try:

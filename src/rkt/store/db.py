@@ -1,6 +1,8 @@
 """The store's SQLite database: opening, schema, migrations, transactions.
 
 Write-ahead logging lets readers and one writer work at the same time; writers wait for each other.
+Members of the group may write all its files, and a file forged as SQLite's rollback journal makes
+whoever opens the database delete any file of its forger's choice: root works on it as nobody.
 """
 
 from __future__ import annotations
@@ -11,12 +13,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rkt.errors import StoreError
-from rkt.linux import lock
+from rkt.linux import libc, lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 BUSY_SECONDS = 60
+_NOBODY = 65534
 
 _VERSION_1 = """
 CREATE TABLE images(
@@ -68,13 +71,14 @@ class Database:
     def close(self) -> None:
         """Close the connection; a later use opens it again."""
         if self._db is not None:
-            self._db.close()
+            with self._identity():
+                self._db.close()
             self._db = None
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
         """Give a connection for queries; a store that does not exist yet reads as empty."""
-        with self._failures():
+        with self._failures(), self._identity():
             if self._db is None and not os.path.exists(self.path):
                 with _memory() as empty:
                     yield empty
@@ -88,15 +92,41 @@ class Database:
         With `durable` off a power cut may lose the last transactions, never damage the database.
         """
         with self._failures():
-            db = self._open()
-            db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-            db.execute("BEGIN IMMEDIATE")
-            try:
+            if self._db is None:
+                _create_file(self.path)
+            with self._identity(), self._transaction(durable=durable) as db:
                 yield db
-            except BaseException:
-                db.execute("ROLLBACK")
-                raise
-            db.execute("COMMIT")
+
+    @contextmanager
+    def _transaction(self, *, durable: bool) -> Iterator[sqlite3.Connection]:
+        db = self._open()
+        db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            yield db
+        except BaseException:
+            db.execute("ROLLBACK")
+            raise
+        db.execute("COMMIT")
+
+    @contextmanager
+    def _identity(self) -> Iterator[None]:
+        """Let root touch the files of the database with the rights of the group only."""
+        gid = 0
+        if os.geteuid() == 0:
+            try:
+                gid = os.stat(os.path.dirname(self.path)).st_gid
+            except FileNotFoundError:
+                pass  # no store yet
+        if gid == 0:
+            yield
+            return
+        with libc.fs_ids(_NOBODY, gid):
+            # Where nobody cannot come, neither can members whom root has to fear.
+            if _reaches(os.path.dirname(self.path)):
+                yield
+                return
+        yield
 
     @contextmanager
     def _failures(self) -> Iterator[None]:
@@ -107,14 +137,9 @@ class Database:
 
     def _open(self) -> sqlite3.Connection:
         if self._db is None:
+            db = _connect(self.path)
             try:
-                if not os.path.exists(self.path):
-                    _create_file(self.path)
-                db = _connect(self.path)
-            except OSError as err:
-                text = f'cannot open image store "{self.path}": {err.strerror}'
-                raise StoreError(text) from err
-            try:
+                db.execute("PRAGMA trusted_schema=OFF")
                 self._migrate(db)
             except BaseException:
                 db.close()
@@ -161,12 +186,25 @@ def _connect(path: str) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
 
 
+def _reaches(path: str) -> bool:
+    try:
+        os.stat(path)
+    except PermissionError:
+        return False
+    return True
+
+
 def _create_file(path: str) -> None:
     # SQLite gives its side files the mode of the main one, so that the group can write them too.
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o660)
     try:
-        if os.fstat(fd).st_uid == os.geteuid():
-            os.fchmod(fd, 0o660)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        fd = os.open(path, flags, 0o660)
+    except FileExistsError:
+        return
+    except OSError as err:
+        raise StoreError(f'cannot open image store "{path}": {err.strerror}') from err
+    try:
+        os.fchmod(fd, 0o660)
     finally:
         os.close(fd)
 

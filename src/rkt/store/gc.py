@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from rkt.errors import LockedError, NotFound
 from rkt.linux import lock
+from rkt.store import files
 
 if TYPE_CHECKING:
     from rkt.store.images import Store
 
-_PARTS = ("manifest", "sig", "blob", "split")
+_PARTS = ("manifest", "sig", "blob", "split", "trust")
 
 
 def sweep(store: Store) -> list[str]:
@@ -24,8 +25,8 @@ def sweep(store: Store) -> list[str]:
     for kind in _PARTS:
         try:
             keys = os.listdir(f"{store.path}/{kind}")
-        except FileNotFoundError:
-            continue
+        except (FileNotFoundError, PermissionError):
+            continue  # no store yet; what root unpacked is for root to clear away
         for key in keys:
             if not _is_known(store, key) and _remove(store, kind, key):
                 removed.append(f"{kind}/{key}")
@@ -47,7 +48,7 @@ def _remove(store: Store, kind: str, key: str) -> bool:
         with lock.held(f"{store.path}/imagelocks/{key}", blocking=False):
             if _is_known(store, key):
                 return False
-            os.unlink(f"{store.path}/{kind}/{key}")
+            files.unlink(f"{store.path}/{kind}/{key}")
             return True
-    except (LockedError, FileNotFoundError):
+    except (LockedError, OSError):
         return False

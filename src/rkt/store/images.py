@@ -2,8 +2,9 @@
 
 Below <data>/cas: `tree/<key>/{rootfs,manifest}` (the unpacked image), `split/<key>` (the rest of
 its archive), `blob/<key>` (the archive as it came, of an image that is not unpacked or not
-verified), `sig/<key>`, `manifest/<key>`.  A name there is always a whole thing: parts are staged in
-`tmp/`, renamed into place, and only then told to the database; removal renames them away first.
+verified), `sig/<key>`, `manifest/<key>`, `trust/<key>` (how root found it verified).  A name there
+is always a whole thing: parts are staged in `tmp/`, renamed into place, and only then told to the
+database; a removal tells the database first.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from typing import TYPE_CHECKING, NewType
 
 import msgspec
 
-from rkt.errors import AmbiguousName, KernelError, LockedError, NotFound, StoreError
-from rkt.linux import libc, lock, tree
-from rkt.store import layout
+from rkt.errors import AmbiguousName, KernelError, NotFound, StoreError, one_line
+from rkt.linux import atomic, lock, tree
+from rkt.store import files, layout
 from rkt.store.db import Database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from typing import Any
+    from typing import Any, BinaryIO
 
     from rkt.schema.image import ImageManifest
 
@@ -90,13 +91,24 @@ def image_key(digest: str) -> ImageKey:
     return ImageKey(PREFIX + digest[:64])
 
 
+def check_name(record: ImageRecord, manifest: ImageManifest) -> None:
+    """Compare name and labels in the database with those in the image.  Raises StoreError."""
+    labels = tuple((label.name, label.value) for label in manifest.labels)
+    if (record.name, record.labels) != (manifest.name, labels):
+        raise StoreError(
+            f'image "{record.key}": the database of the store calls it "{one_line(record.name)}", '
+            f'but with its labels it is another: "{one_line(manifest.name)}"'
+        )
+
+
 class Store:
     """The images below one data directory.  Safe for many processes at a time."""
 
     def __init__(self, data_dir: str) -> None:
         self.data_dir = data_dir
         self.path = f"{data_dir}/cas"
-        self._db = Database(f"{self.path}/db.sqlite")
+        self._db = Database(f"{self.path}/db/db.sqlite")
+        self._pinned: dict[str, frozenset[str]] = {}
 
     def close(self) -> None:
         """Close the database; a later use opens it again."""
@@ -153,9 +165,9 @@ class Store:
         """Give an image's manifest as it stands in the archive."""
         data = None
         if os.geteuid() == 0:  # the copy that the group `rkt` cannot write
-            data = _read(f"{self._part('tree', key)}/manifest")
+            data = files.read(f"{self._part('tree', key)}/manifest")
         if data is None:
-            data = _read(self._part("manifest", key))
+            data = files.read(self._part("manifest", key))
         if data is None:
             raise NotFound(f'image "{key}" has no manifest in the store')
         return data
@@ -168,12 +180,41 @@ class Store:
 
     def signature(self, key: str) -> bytes | None:
         """Give the detached signature that came with an image."""
-        return _read(self._part("sig", key))
+        return files.read(self._part("sig", key))
 
     def blob_path(self, key: str) -> str | None:
-        """Give the path of the archive as it came, if it is kept."""
+        """Give the path of the archive as it came, if it is kept; read it with `open_blob`."""
         path = self._part("blob", key)
-        return path if os.path.exists(path) else None
+        return path if os.path.lexists(path) else None
+
+    def open_blob(self, key: str) -> BinaryIO | None:
+        """Open the archive as it came, if it is kept; nobody else can change what is read."""
+        path = self._part("blob", key)
+        return files.open_stable(path, f"{self.path}/tmp")  # noqa: S108 - the store's own
+
+    def proof(self, key: str) -> Verification | None:
+        """Give the verification of an image that this user can rely on, if there is one.
+
+        The database may be written by every member of the group: root believes its own notes only.
+        """
+        if os.geteuid() != 0:
+            row = self._row(key)
+            return row.verification if row else None
+        data = files.read(self._part("trust", key))
+        if data is None:
+            return None
+        try:
+            return msgspec.json.decode(data, type=Verification)
+        except msgspec.MsgspecError as err:
+            raise StoreError(f'image "{key}": record of its verification is damaged') from err
+
+    def pin(self, key: str, keys: frozenset[str]) -> None:
+        """Say which images the root file system of an image may be made of in this process."""
+        self._pinned[key] = keys
+
+    def pinned(self, key: str) -> frozenset[str] | None:
+        """Give the images of which an image's root file system may be made, None: any."""
+        return self._pinned.get(key)
 
     def split_path(self, key: str) -> str:
         """Give the path of the record of an unpacked image's archive."""
@@ -224,8 +265,9 @@ class Store:
                 "status = ?, fingerprint = ?, identity = ?, prefix = ?, verified_at = ?",
                 v.status, v.fingerprint, v.identity, v.prefix, v.when,
             )  # fmt: skip
+            self._note_proof(key, v)
             if v.status != UNVERIFIED and self.get(key).unpacked:
-                _unlink(self._part("blob", key))
+                files.unlink(self._part("blob", key))
 
     def place(
         self, record: ImageRecord, staging: str, *, manifest: bytes, signature: bytes | None = None
@@ -236,13 +278,14 @@ class Store:
         image that is here already the row is refreshed and only missing parts are taken; a
         verification that lasts is not replaced by a weaker one.
         """
-        _write(f"{staging}/manifest", manifest)
+        files.write(f"{staging}/manifest", manifest)
         if signature is not None:
-            _write(f"{staging}/sig", signature)
+            files.write(f"{staging}/sig", signature)
         try:
-            _sync(staging)
+            files.sync(staging)
             with self.lock_image(record.key):
                 record = self._settle(record, staging, signed=signature is not None)
+                self._note_proof(record.key, record.verification)
                 self._insert(record)
         except OSError as err:
             raise KernelError(f'cannot store image "{record.key}"', err) from err
@@ -254,14 +297,16 @@ class Store:
         Its archive is dropped unless its signature still has to be verified.  Raises NotFound.
         """
         try:
-            _sync(staging)
+            files.sync(staging)
             with self.lock_image(key):
                 record = self.get(key)
                 for kind in _TREE_PARTS:
-                    _move(f"{staging}/{kind}", self._part(kind, key), replace=False)
+                    files.move(f"{staging}/{kind}", self._part(kind, key), replace=False)
                 self._update(key, "unpacked = 1, tree_size = ?", tree_size)
-                if record.verification.status != UNVERIFIED or self.signature(key) is None:
-                    _unlink(self._part("blob", key))
+                proof = self.proof(key)
+                is_settled = proof is not None and proof.status != UNVERIFIED
+                if is_settled or self.signature(key) is None:
+                    files.unlink(self._part("blob", key))
         except OSError as err:
             raise KernelError(f'cannot store image "{key}"', err) from err
         return msgspec.structs.replace(record, unpacked=True, tree_size=tree_size)
@@ -277,17 +322,22 @@ class Store:
                     raise NotFound(f'image "{key}" is not in the store')
                 db.execute("DELETE FROM remotes WHERE key = ?", (key,))
             whole = True
-            for kind in ("manifest", "sig", "blob", "split"):
+            for kind in ("manifest", "sig", "blob", "split", "trust"):
                 try:
-                    _unlink(self._part(kind, key))
+                    files.unlink(self._part(kind, key))
                 except OSError:
-                    whole = False
+                    whole = False  # of an image that root unpacked
         return whole
+
+    def _note_proof(self, key: str, verification: Verification) -> None:
+        if os.geteuid() == 0 and verification.status in _LASTING:
+            path = self._part("trust", key)
+            atomic.write_file(path, msgspec.json.encode(verification), mode=0o600)
 
     def place_tree(self, tree_id: str, staged: str) -> None:
         """Move a rendered tree into the store; the caller holds its exclusive lock."""
-        _sync(staged)
-        _move(staged, self._part("tree", tree_id), replace=False)
+        files.sync(staged)
+        files.move(staged, self._part("tree", tree_id), replace=False)
 
     def trees(self) -> _Names:
         """Give the IDs of all trees: image keys and IDs of rendered trees.  Needs root."""
@@ -335,7 +385,7 @@ class Store:
         layout.ensure(self.data_dir)
         tmp = f"{self.path}/tmp"  # noqa: S108 - the store's own
         try:
-            path, fd = _make_locked(tmp)
+            path, fd = files.make_locked(tmp)
         except OSError as err:
             raise KernelError("cannot write to the image store", err, tmp) from err
         try:
@@ -379,27 +429,26 @@ class Store:
         old = self._row(key)
         if old is not None and old.digest != record.digest:
             raise StoreError(f'image "{key}" is in the store with another full hash')
-        keep = (
-            old is not None
-            and old.verification.status in _LASTING
-            and record.verification.status != VERIFIED
-        )
-        if old is not None and keep:
-            record = msgspec.structs.replace(record, verification=old.verification)
+        proof = self.proof(key) if old is not None else None
+        keep = proof is not None and proof.status in _LASTING
+        if record.verification.status == VERIFIED:
+            keep = False
+        elif proof is not None and keep:
+            record = msgspec.structs.replace(record, verification=proof)
         if record.unpacked:
             for kind in _TREE_PARTS:
-                _move(f"{staging}/{kind}", self._part(kind, key), replace=False)
+                files.move(f"{staging}/{kind}", self._part(kind, key), replace=False)
         elif old is not None and old.unpacked:
             record = msgspec.structs.replace(record, unpacked=True, tree_size=old.tree_size)
-        _move(f"{staging}/manifest", self._part("manifest", key), replace=True)
+        files.move(f"{staging}/manifest", self._part("manifest", key), replace=True)
         if signed and not keep:
-            _move(f"{staging}/sig", self._part("sig", key), replace=True)
+            files.move(f"{staging}/sig", self._part("sig", key), replace=True)
         elif not keep:
-            _unlink(self._part("sig", key))
+            files.unlink(self._part("sig", key))
         if not record.unpacked or (record.verification.status == UNVERIFIED and signed):
-            _move(f"{staging}/blob", self._part("blob", key), replace=not keep)
+            files.move(f"{staging}/blob", self._part("blob", key), replace=not keep)
         else:
-            _unlink(self._part("blob", key))
+            files.unlink(self._part("blob", key))
         return record
 
 
@@ -410,90 +459,20 @@ if TYPE_CHECKING:
     _Names = list[str]  # inside the class `list` is the method
 
 
+_ROW = (str, str, str, str, int, int, int, int, int, int, str, str, str, str, str, int)
+
+
 def _record(row: tuple[Any, ...]) -> ImageRecord:
+    # SQLite keeps whatever a member of the group puts into a column.
+    if tuple(map(type, row)) != _ROW or row[0] != image_key(row[1]):
+        raise StoreError(f'image "{row[0]}": its row in the database is damaged')
     (key, digest, name, labels, imported, used, latest, size, tree_size, unpacked, source,
      *verification) = row  # fmt: skip
-    pairs = msgspec.json.decode(labels, type=tuple[tuple[str, str], ...])
+    try:
+        pairs = msgspec.json.decode(labels, type=tuple[tuple[str, str], ...])
+    except msgspec.MsgspecError as err:
+        raise StoreError(f'image "{key}": its row in the database is damaged') from err
     return ImageRecord(
         key, digest, name, pairs, imported, used, bool(latest), size, tree_size, bool(unpacked),
         source, Verification(*verification),
     )  # fmt: skip
-
-
-def _make_locked(tmp: str) -> tuple[str, int]:
-    """Make a locked directory; take away those whose owner is gone."""
-    stale: list[tuple[str, int]] = []
-    gate = lock.open_dir(tmp)
-    try:
-        # Between making a directory and locking it nobody may take it for an abandoned one.
-        lock.acquire(gate)
-        for name in os.listdir(tmp):
-            try:
-                fd = lock.open_dir(name, dir_fd=gate)
-            except OSError:
-                continue  # gone, or of a kind or an owner that is not ours to judge
-            try:
-                lock.acquire(fd, blocking=False)
-            except LockedError:
-                os.close(fd)
-            else:
-                stale.append((name, fd))
-        path = f"{tmp}/{os.getpid()}-{os.urandom(6).hex()}"
-        os.mkdir(path, 0o700)
-        mine = lock.open_dir(path)
-        lock.acquire(mine)
-    finally:
-        os.close(gate)
-    for name, fd in stale:
-        try:
-            tree.remove(f"{tmp}/{name}")
-        except OSError:
-            pass  # the next one tries again
-        finally:
-            os.close(fd)
-    return path, mine
-
-
-def _sync(path: str) -> None:
-    """Write a staged image to disk, all its files at once."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        libc.syncfs(fd)
-    finally:
-        os.close(fd)
-
-
-def _move(source: str, target: str, *, replace: bool) -> None:
-    if not replace and os.path.lexists(target):
-        return
-    os.rename(source, target)
-    fd = os.open(os.path.dirname(target), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
-
-
-def _write(path: str, data: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)
-        os.fchmod(fd, 0o640)
-
-
-def _read(path: str) -> bytes | None:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(fd, "rb") as file:
-            return file.read()
-    except FileNotFoundError:
-        return None
-    except OSError as err:
-        raise KernelError("cannot read", err, path) from err
