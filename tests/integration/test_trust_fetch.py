@@ -536,11 +536,11 @@ def test_one_changed_byte(rkt: RktContext, origin: Origin, trusted: Aci) -> None
     origin.resources[IMAGE].body = bytes(body)
     for address in (NAME, f"https://{IMAGE}"):
         text = refused(rkt, "fetch", address)
-        assert "rkt: bad signature: the data is not what key" in text
+        assert "is refused: bad signature: the data is not what key" in text
         assert_nothing(rkt)
     with open(trusted.path, "wb") as file:
         file.write(body)
-    assert "rkt: bad signature" in refused(rkt, "fetch", trusted.path)
+    assert "is refused: bad signature" in refused(rkt, "fetch", trusted.path)
     assert_nothing(rkt)
 
 

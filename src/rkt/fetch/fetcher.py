@@ -64,7 +64,7 @@ def _refusing(source: str) -> Iterator[None]:
     try:
         yield
     except VerifyError as err:
-        raise VerifyError(f'image "{one_line(shown(source))}" is refused: {err.message}') from err
+        raise VerifyError(f'image "{one_line(shown(source))}" is refused', hint=err.hint) from err
 
 
 class _OtherPrefix(Exception):
