@@ -10,7 +10,13 @@ from rkt.image.tar import show
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import BinaryIO, Protocol
+    from typing import Protocol
+
+    class Readable(Protocol):
+        """A file as far as it is needed here."""
+
+        def read(self, size: int = -1, /) -> bytes: ...
+        def seek(self, offset: int, /) -> int: ...
 
     class _Decompressor(Protocol):
         """The common face of bz2's and lzma's decompressors."""
@@ -39,7 +45,7 @@ CHUNK = 1 << 20
 _INPUT = 256 << 10
 _XZ_MEMORY = 256 << 20
 _ZSTD_WINDOW = 128 << 20
-MAX_MANIFEST = 4 << 20
+MAX_MANIFEST = 16 << 20
 
 
 class Limits(NamedTuple):
@@ -75,7 +81,7 @@ def detect(head: bytes) -> str:
     raise ArchiveError("error: unknown image filetype")
 
 
-def decompress(file: BinaryIO, *, limits: Limits = LIMITS) -> Iterator[bytes]:
+def decompress(file: Readable, *, limits: Limits = LIMITS) -> Iterator[bytes]:
     """Give the uncompressed bytes of an archive in chunks, none of them empty.
 
     Raises ArchiveError for damaged data and for a decompression bomb.

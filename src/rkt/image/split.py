@@ -102,6 +102,33 @@ def reassemble(record: BinaryIO, tree_fd: int, *, expect: str) -> Iterator[bytes
         raise StoreError(f"record of the archive is damaged: {err}") from err
 
 
+def skeleton(record: BinaryIO) -> Iterator[bytes]:
+    """Give the bytes of the archive in chunks with zeros in the place of its files' content.
+
+    Needs no tree: for whoever wants to know what is in the archive.  Raises StoreError.
+    """
+    import zstandard
+
+    zeros = bytes(_CHUNK)
+    try:
+        with zstandard.ZstdDecompressor().stream_reader(record, closefd=False) as reader:
+            source = _Buffered(reader)
+            if source.take(len(MAGIC)) != MAGIC:
+                raise StoreError("record of the archive has an unknown format")
+            while (kind := source.take(1)) != b"E":
+                if kind == b"R":
+                    yield source.take(int.from_bytes(source.take(4), "little"))
+                    continue
+                _, length, _, count = _PAYLOAD.unpack(kind + source.take(_PAYLOAD.size - 1))
+                source.take(length)
+                while count:
+                    step = min(count, _CHUNK)
+                    yield zeros[:step]
+                    count -= step
+    except (zstandard.ZstdError, struct.error) as err:
+        raise StoreError(f"record of the archive is damaged: {err}") from err
+
+
 class _Buffered:
     """Exact reads from a decompressor."""
 

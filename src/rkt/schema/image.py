@@ -33,7 +33,7 @@ from rkt.schema.types import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-MAX_IMAGE_MANIFEST = 4 << 20
+MAX_IMAGE_MANIFEST = 16 << 20  # lists of paths are long
 
 OS_ARCH: dict[str, tuple[str, ...]] = {
     "darwin": ("x86_64", "i386"),

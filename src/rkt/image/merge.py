@@ -1,0 +1,305 @@
+"""The root file system that the layers of an image make, as a tree of names without content.
+
+Layers are applied lowest first.  Deletions take names away; a name below a symbolic link goes to
+where the link leads inside the root; a hard link to a file of a lower layer is reported, since an
+image archive cannot express it.  OCI image specification v1.1, layer.md.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from rkt.errors import ArchiveError
+from rkt.image import tar
+from rkt.image.tar import show
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_MAX_LINKS = 40
+
+RawEntry = tuple[int, bytes, bytes]
+"""Kind, path below the root, target of a link."""
+Meta = tuple[int, int, int, int, int]
+"""Mode, owner, group, mtime and atime (ns) of a directory."""
+
+
+class LayerIndex(msgspec.Struct, array_like=True):
+    """What a layer says, without content; paths are below the root, without a leading slash."""
+
+    entries: list[RawEntry] = []
+    whiteouts: list[bytes] = []
+    """Paths that the layer deletes from those below it."""
+    opaques: list[bytes] = []
+    """Directories whose content in the layers below it deletes."""
+    root: Meta | None = None
+
+
+class Node:
+    """A name in the merged tree."""
+
+    __slots__ = ("children", "first", "implied", "kind", "layer", "link", "ordinal")
+
+    def __init__(self, kind: int, layer: int, ordinal: int) -> None:
+        self.kind = kind
+        self.layer = layer
+        """Number of the uppermost layer that provides it."""
+        self.ordinal = ordinal
+        self.link = b""
+        self.first = b""
+        """Of a further name of a file: the name in the layer under which its content stands."""
+        self.implied = False
+        self.children: dict[bytes, Node] | None = {} if kind == tar.DIRECTORY else None
+
+
+class Copy(msgspec.Struct, frozen=True):
+    """A file of a lower layer that a hard link needs in the layer itself."""
+
+    layer: int
+    source: bytes
+    """Where its content stands in that layer."""
+    path: bytes
+    """Where it is in the merged tree."""
+    others: tuple[bytes, ...]
+    """Its further names there."""
+
+
+class Outcome(msgspec.Struct):
+    """What applying a layer has shown; numbers are positions in its list of entries."""
+
+    names: dict[int, bytes] = {}
+    """Entries that go to another place than they say."""
+    links: dict[int, bytes] = {}
+    """Hard links whose target is at another place than they say."""
+    skipped: set[int] = set()
+    """Entries that a later one of the same layer replaces."""
+    copies: dict[int, Copy] = {}
+    """Hard links to files of lower layers."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Say whether the layer can be taken as it is, whatever lies below it."""
+        return not (self.names or self.links or self.skipped or self.copies)
+
+
+class MissingTarget(ArchiveError):
+    """A hard link names a file that neither its layer nor a lower one has."""
+
+
+class Merged:
+    """The tree of all layers applied so far."""
+
+    def __init__(self) -> None:
+        self.root = Node(tar.DIRECTORY, -1, -1)
+        self.root_meta: Meta | None = None
+        self.bare: set[bytes] = set()
+        """Directories without an entry of their own in place of deleted ones that had one."""
+        self._deleted: set[bytes] = set()
+        self._cache: dict[bytes, tuple[bytes, Node]] = {}
+        self._groups: dict[tuple[int, bytes], list[bytes]] = {}
+        self._outcome = Outcome()
+        self._layer = -1
+
+    def apply(self, index: LayerIndex) -> Outcome:
+        """Put the next layer on top.  Raises ArchiveError, and MissingTarget."""
+        self._layer += 1
+        self._cache.clear()
+        self._groups.clear()
+        self._outcome = outcome = Outcome()
+        for path in index.whiteouts:
+            self._whiteout(path)
+        for path in index.opaques:
+            self._opaque(path)
+        if index.root is not None:
+            self.root_meta = index.root
+        for ordinal, (kind, path, link) in enumerate(index.entries):
+            if path:
+                self._add(ordinal, kind, path, link)
+        return outcome
+
+    def find(self, path: bytes) -> Node | None:
+        """Give the node at a path, following no link."""
+        node: Node | None = self.root
+        for name in path.split(b"/"):
+            if node is None or node.children is None:
+                return None
+            node = node.children.get(name)
+        return node
+
+    def paths(self) -> set[bytes]:
+        """Give all paths but the root."""
+        return {path for path, _ in _walk(self.root, b"")}
+
+    # -- entries
+
+    def _add(self, ordinal: int, kind: int, path: bytes, link: bytes) -> None:
+        parent, _, base = path.rpartition(b"/")
+        where, holder = self._directory(parent)
+        place = (where + b"/" + base if where else base) if where != parent else path
+        if place != path:
+            self._outcome.names[ordinal] = place
+        assert holder.children is not None
+        old = holder.children.get(base)
+        if kind == tar.DIRECTORY and old is not None and old.kind == tar.DIRECTORY:
+            if old.layer == self._layer and not old.implied:
+                self._outcome.skipped.add(old.ordinal)
+            old.layer, old.ordinal, old.implied = self._layer, ordinal, False
+            self.bare.discard(place)
+            return
+        node = self._hard_link(ordinal, place, link) if kind == tar.HARDLINK else None
+        if kind == tar.HARDLINK and node is None:
+            return  # a link to itself
+        if old is not None:
+            self._drop(old, place)
+        if node is None:
+            node = Node(kind, self._layer, ordinal)
+            node.link = link
+        holder.children[base] = node
+
+    def _hard_link(self, ordinal: int, place: bytes, link: bytes) -> Node | None:
+        parent, _, base = link.rpartition(b"/")
+        try:
+            where, holder = self._directory(parent, create=False)
+        except KeyError:
+            where, holder = parent, None
+        target = where + b"/" + base if where else base
+        found = holder.children.get(base) if holder is not None and holder.children else None
+        if found is None or found.kind == tar.DIRECTORY:
+            raise MissingTarget(
+                f"{show(place)}: hard link to {show(link)}, which is no earlier file"
+            )
+        if target == place:
+            self._outcome.skipped.add(ordinal)
+            return None
+        if target != link:
+            self._outcome.links[ordinal] = target
+        if found.layer != self._layer:
+            self._take_up(ordinal, found, target)
+        elif found.ordinal in self._outcome.skipped:
+            raise ArchiveError(f"{show(place)}: hard link to {show(link)}, which is replaced later")
+        node = Node(found.kind, self._layer, ordinal)
+        node.link = found.link
+        node.first = found.first or target
+        return node
+
+    def _take_up(self, ordinal: int, found: Node, target: bytes) -> None:
+        """Move a lower layer's file, with all its names, into this layer."""
+        source = found.first or target
+        if not self._groups:
+            for path, node in _walk(self.root, b""):
+                if node.first and node.layer < self._layer:
+                    self._groups.setdefault((node.layer, node.first), []).append(path)
+        others = []
+        for path in sorted({source, *self._groups.get((found.layer, source), ())} - {target}):
+            other = self.find(path)
+            if other is not None and other.layer == found.layer and (other.first or path) == source:
+                others.append((path, other))
+        names = tuple(path for path, _ in others)
+        self._outcome.copies[ordinal] = Copy(found.layer, source, target, names)
+        for node in (found, *(node for _, node in others)):
+            node.layer, node.ordinal, node.first = self._layer, -1, target
+        found.first = b""
+
+    # -- places
+
+    def _directory(self, path: bytes, *, create: bool = True) -> tuple[bytes, Node]:
+        """Find the directory that a path leads to, making what is missing.
+
+        Without `create` raises KeyError instead.
+        """
+        found = self._cache.get(path)
+        if found is None:
+            found = self._cache[path] = self._resolve(path, create)
+        return found
+
+    def _resolve(self, path: bytes, create: bool) -> tuple[bytes, Node]:
+        todo = path.split(b"/")[::-1]
+        names: list[bytes] = []
+        nodes = [self.root]
+        links = 0
+        while todo:
+            name = todo.pop()
+            if name in (b"", b"."):
+                continue
+            if name == b"..":
+                if names:
+                    names.pop()
+                    nodes.pop()
+                continue
+            children = nodes[-1].children
+            assert children is not None
+            node = children.get(name)
+            if node is None:
+                if not create:
+                    raise KeyError(name)
+                node = children[name] = Node(tar.DIRECTORY, self._layer, -1)
+                node.implied = True
+                here = b"/".join((*names, name))
+                if here in self._deleted:
+                    self.bare.add(here)
+            elif node.kind == tar.SYMLINK:
+                links += 1
+                if links > _MAX_LINKS:
+                    raise ArchiveError(f"{show(path)}: too many levels of symbolic links")
+                if node.link.startswith(b"/"):
+                    names.clear()
+                    del nodes[1:]
+                todo += node.link.split(b"/")[::-1]
+                continue
+            elif node.kind != tar.DIRECTORY:
+                if not create:
+                    raise KeyError(name)
+                here = b"/".join((*names, name))
+                raise ArchiveError(f"{show(path)}: {show(here)} is not a directory")
+            names.append(name)
+            nodes.append(node)
+        return b"/".join(names), nodes[-1]
+
+    # -- deletions
+
+    def _whiteout(self, path: bytes) -> None:
+        parent, _, base = path.rpartition(b"/")
+        try:
+            where, holder = self._directory(parent, create=False)
+        except KeyError:
+            return
+        assert holder.children is not None
+        old = holder.children.pop(base, None)
+        if old is not None:
+            self._drop(old, where + b"/" + base if where else base)
+
+    def _opaque(self, path: bytes) -> None:
+        try:
+            where, holder = self._directory(path, create=False)
+        except KeyError:
+            return
+        assert holder.children is not None
+        children, holder.children = holder.children, {}
+        prefix = where + b"/" if where else b""
+        for name, child in children.items():
+            self._drop(child, prefix + name)
+
+    def _drop(self, node: Node, path: bytes) -> None:
+        """Note what goes away with a node."""
+        if node.kind in (tar.DIRECTORY, tar.SYMLINK):
+            self._cache.clear()
+        for below, one in ((path, node), *_walk(node, path)):
+            if one.layer == self._layer and one.ordinal >= 0:
+                self._outcome.skipped.add(one.ordinal)
+            if one.kind == tar.DIRECTORY and not one.implied:
+                self._deleted.add(below)
+            self.bare.discard(below)
+
+
+def _walk(top: Node, prefix: bytes) -> Iterator[tuple[bytes, Node]]:
+    stack = [(prefix, top)]
+    while stack:
+        path, node = stack.pop()
+        if node.children:
+            before = path + b"/" if path else b""
+            for name, child in node.children.items():
+                yield before + name, child
+                if child.children:
+                    stack.append((before + name, child))
