@@ -153,8 +153,8 @@ def test_credentials_stay_with_their_host(origin: Origin) -> None:
     origin.put("example.com/a").redirect = "https://dl.example.com/b"
     origin.put("dl.example.com/b", BODY)
 
-    def credentials(host: str) -> dict[str, str]:
-        return {"Authorization": "Bearer secret"} if host == "example.com" else {}
+    def credentials(url: str) -> dict[str, str]:
+        return {"Authorization": "Bearer secret"} if url == "https://example.com/a" else {}
 
     using = Client(InsecureOptions(), credentials=credentials)
     using.read("https://example.com/a", limit=LIMIT)
@@ -170,12 +170,25 @@ def test_credentials_are_neither_shown_nor_sent_over_http(origin: Origin) -> Non
     assert "pass" not in failure("https://user:pass@example.com/none")
     origin.put("localhost/file", BODY)
 
-    def credentials(host: str) -> dict[str, str]:
-        return {"Authorization": f"Bearer {host}"}
+    def credentials(url: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {url}"}
 
     using = Client(InsecureOptions(http=True), credentials=credentials)
     using.read(f"http://user:pass@localhost:{origin.plain_port}/file", limit=LIMIT)
     assert "Authorization" not in origin.requests[-1].headers
+
+
+def test_private_headers_stay_with_their_host(origin: Origin) -> None:
+    origin.put("example.com/a").redirect = "https://example.com/b"
+    origin.put("example.com/b").redirect = "https://dl.example.com/c"
+    origin.put("dl.example.com/c").redirect = f"http://localhost:{origin.plain_port}/d"
+    origin.put("localhost/d", BODY)
+    using = client(http=True)
+    with using.open("https://example.com/a", {"Accept": "x/y"}, private={"Authorization": "a"}):
+        pass
+    sent = [request.headers.get("Authorization") for request in origin.requests]
+    assert sent == ["a", "a", None, None]
+    assert [request.headers.get("Accept") for request in origin.requests] == ["x/y"] * 4
 
 
 # --- downloads ---------------------------------------------------------------------------------

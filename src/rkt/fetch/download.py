@@ -82,13 +82,14 @@ def download(
     *,
     sink: Sink,
     limit: int,
+    label: str = "Downloading aci",
 ) -> Iterator[Download]:
     """Download a URL, feed `sink` and give the file; it is removed at the end.
 
-    The caller holds `exclusive`.  Raises FetchError; nothing stays unless it can be continued.
+    Progress is shown under a label, if there is one.  The caller holds `exclusive`.  Raises FetchError; nothing stays unless it can be continued.
     """
     _remove_stale(directory)
-    part = _Partial(_base(directory, url), url)
+    part = _Partial(_base(directory, url), url, label)
     try:
         done = _transfer(client, part, sink, limit)
     except BaseException as err:
@@ -155,7 +156,7 @@ def _begin(part: _Partial, reply: Reply, sink: Sink) -> int | None:
 
 
 def _receive(part: _Partial, reply: Reply, sink: Sink, limit: int, total: int | None) -> None:
-    progress = Progress("Downloading aci", total, start=part.size)
+    progress = Progress(part.label, total, start=part.size) if part.label else None
     pending = bytearray()  # a chunk is a TLS record: too small to write, and to wake gpgv for
     try:
         for chunk in reply.chunks(limit=limit - part.size):
@@ -164,14 +165,17 @@ def _receive(part: _Partial, reply: Reply, sink: Sink, limit: int, total: int | 
                 piece, pending = pending, bytearray()  # never written twice, come what may
                 part.write(piece)
                 sink.feed(piece)
-            progress.advance(len(chunk))
+            if progress is not None:
+                progress.advance(len(chunk))
     except BaseException:
-        progress.abort()
+        if progress is not None:
+            progress.abort()
         raise
     finally:
         part.write(pending)
         sink.feed(pending)
-    progress.finish()
+    if progress is not None:
+        progress.finish()
     if total is not None and part.size != total:
         where = shown(part.url)
         raise FetchError(f'"{where}": cut short: {part.size} bytes of {total}')
@@ -193,8 +197,9 @@ def _base(directory: str, url: str) -> str:
 class _Partial:
     """The file of a download, and beside it what is needed to continue it later."""
 
-    def __init__(self, base: str, url: str) -> None:
+    def __init__(self, base: str, url: str, label: str = "") -> None:
         self.url = url
+        self.label = label
         self.size = 0
         self.validator = ""
         self._fed = 0

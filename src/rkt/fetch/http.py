@@ -118,7 +118,7 @@ class Reply:
 
 
 class Client:
-    """One client for a whole command.  `credentials` gives the headers for a host, over https."""
+    """One client for a whole command.  `credentials` gives the headers for a GET of an https URL."""
 
     def __init__(
         self,
@@ -145,11 +145,21 @@ class Client:
                 raise HTTPStatusError(reply.status, shown(url))
             return b"".join(reply.chunks(limit=limit, deadline=_SMALL_DEADLINE))
 
-    def open(self, url: str, headers: Mapping[str, str] | None = None) -> Reply:
-        """Send a GET and follow redirects; the caller closes the reply."""
+    def open(
+        self,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        private: Mapping[str, str] | None = None,
+    ) -> Reply:
+        """Send a GET and follow redirects; the caller closes the reply.
+
+        The headers `private` go to the scheme, host and port of `url` only.
+        """
         where = url
         for _ in range(_MAX_REDIRECTS + 1):
-            raw = self._request(where, headers or {})
+            own = urlsplit(where)[:2] == urlsplit(url)[:2]
+            raw = self._request(where, {**(headers or {}), **((private or {}) if own else {})})
             target = raw.headers.get("Location") if raw.status in _REDIRECTS else None
             if target is None:
                 return Reply(raw, where, self._stall)
@@ -178,12 +188,11 @@ class Client:
             raise FetchError(f'"{shown(url)}": not an http or https URL')
         sent = {"User-Agent": f"rkt/{__version__}", "Accept-Encoding": "identity", **headers}
         if parts.scheme == "https":
-            host = parts.netloc.rpartition("@")[2]
             if parts.username is not None:
                 basic = f"{parts.username}:{parts.password or ''}"
                 sent["Authorization"] = make_headers(basic_auth=basic)["authorization"]
             elif self._credentials is not None:
-                sent.update(self._credentials(host))
+                sent.update(self._credentials(url))
         try:
             return self._pool(url).urlopen(
                 "GET", shown(url), headers=sent, redirect=False, retries=False,
