@@ -29,9 +29,10 @@ _DIRECTORIES = (
     "rkt/status", "sys", "tmp", "usr", "usr/bin", "usr/lib", _LIB, "var",
 )  # fmt: skip
 # -B: it may run from the tree store, which nobody may write to.
+# A threshold that start-up does not reach: the collector would cost 2 ms and find nothing.
 _LAUNCHER = """\
 #!{python} -ISB
-import sys; sys.path.insert(0, __file__.rpartition("/")[0] + "/{lib}"); \
+import gc, sys; gc.set_threshold(100_000); sys.path.insert(0, __file__.rpartition("/")[0] + "/{lib}"); \
 from rkt.stage1 import launch, {module}; launch.leave({module}.main(sys.argv))
 """
 _OS_RELEASE = (

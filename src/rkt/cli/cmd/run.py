@@ -45,5 +45,6 @@ def run(context: Context, args: Parsed) -> int:
     pod = preparer(context, args).prepare(pod_request(context, args))
     if args.given("uuid-file-save"):
         save_uuid(args.string("uuid-file-save"), pod.uuid)
-    pod.move(state.RUN)
+    # A pod that a power cut loses between two states has ended all the same: gc finds it in either.
+    pod.move(state.RUN, durable=False)
     start(pod, start_request)
