@@ -12,7 +12,7 @@ from rkt.schema.types import BadValue
 
 DEFAULT_HOST = "registry-1.docker.io"
 DEFAULT_TAG = "latest"
-_HUB = ("docker.io", "index.docker.io", "registry.docker.io", DEFAULT_HOST)
+HUB = ("docker.io", "index.docker.io", "registry.docker.io", DEFAULT_HOST)
 _HOST = re.compile(
     r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*"
     r"|\[[0-9a-fA-F:.]+\])(?::[0-9]{1,5})?"
@@ -53,7 +53,7 @@ def parse_reference(text: str) -> Reference:
         host = first.lower()
     else:
         host, path = DEFAULT_HOST, rest
-    if host in _HUB:
+    if host in HUB:
         host = DEFAULT_HOST
     path, colon, tag = path.partition(":")
     if host == DEFAULT_HOST and "/" not in path:
