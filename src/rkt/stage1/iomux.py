@@ -1,0 +1,350 @@
+"""Streams of an app that clients attach to (rkt-internals 9).
+
+Below `rkt/iottymux/<app>` each attachable stream has a unix socket that carries bare bytes:
+`sock-stdin`, `sock-stdout`, `sock-stderr`, or `sock-tty` for the app's terminal.  Everybody who is
+connected gets the output; what nobody listens to goes nowhere.  A client that reads too slowly is
+dropped, so that it costs neither the app's time nor the supervisor's memory.
+"""
+
+from __future__ import annotations
+
+import _socket
+import json
+import os
+
+from rkt.errors import KernelError, RktError
+from rkt.linux import atomic
+from rkt.stage1 import control, files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rkt.stage1.pump import Loop, Source
+
+PREFIX = "coreos.com/rkt/stage2/"
+DIRECTORY = "rkt/iottymux"
+STREAMS = ("stdin", "stdout", "stderr")
+TTY = "tty"
+_MODES = {
+    "stdin": ("null", "stream", "tty", "interactive"),
+    "stdout": ("log", "null", "stream", "tty", "interactive"),
+    "stderr": ("log", "null", "stream", "tty", "interactive"),
+}
+_BEHIND = 1 << 20  # bytes that a client may be behind with
+_CLIENTS = 64
+_CHUNK = 16 << 10
+_PIECE = 64 << 10
+
+
+def modes(app: str, annotations: Mapping[str, str]) -> dict[str, str]:
+    """Give what an app's annotations want of its streams; raises RktError for an unknown mode.
+
+    A terminal is one: an app that has it for one stream has it for all of them.
+    """
+    found: dict[str, str] = {}
+    for stream in STREAMS:
+        mode = annotations.get(PREFIX + stream, _MODES[stream][0])
+        if mode not in _MODES[stream]:
+            raise RktError(f'app "{app}": invalid {stream} mode "{mode}"')
+        found[stream] = mode
+    return found
+
+
+def is_plain(wanted: Mapping[str, str]) -> bool:
+    """Say whether nothing of an app's streams is out of the ordinary."""
+    return all(wanted[s] in (_MODES[s][0], "interactive") for s in STREAMS)
+
+
+class Client:
+    """Whoever is connected to an endpoint: takes output, gives input, and may leave at any time."""
+
+    __slots__ = ("_ending", "_hub", "_in", "_out", "_pending", "_sock")
+
+    def __init__(self, hub: Endpoint, sock: _socket.socket) -> None:
+        self._hub = hub
+        self._sock = sock
+        self._in = sock.fileno()
+        self._out = os.dup(self._in)  # the loop watches a descriptor for one thing
+        self._pending = bytearray()
+        self._ending = False
+
+    def resume(self) -> None:
+        """Hear what the client sends, or that it leaves."""
+        self._hub.loop.watch(self._in, self._read)
+
+    def pause(self) -> None:
+        """Let the client wait."""
+        self._hub.loop.forget(self._in)
+
+    def _read(self) -> None:
+        try:
+            data = self._sock.recv(_CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self._hub.take(data)
+        else:
+            self.close()
+
+    def write(self, data: bytes) -> None:
+        """Send bytes now or when the client can take them; drop it when it is too far behind."""
+        if self._ending or self._in < 0:
+            return
+        if len(self._pending) + len(data) > _BEHIND:
+            self.close()
+            return
+        self._pending += data
+        self._flush()
+
+    def _flush(self) -> None:
+        loop = self._hub.loop
+        try:
+            while self._pending:
+                del self._pending[: self._sock.send(self._pending[:_PIECE])]
+        except BlockingIOError:
+            loop.watch(self._out, self._flush, write=True)
+            return
+        except OSError:
+            self.close()
+            return
+        loop.forget(self._out)
+        if self._ending:
+            self.close()
+
+    def finish(self) -> None:
+        """Let the client read what it has not yet, and then the end."""
+        self._ending = True
+        self.pause()
+        self._flush()
+
+    def close_if_gone(self) -> None:
+        """Notice the end of a client that is not heard at present."""
+        try:
+            gone = not self._sock.recv(1, _socket.MSG_PEEK)
+        except BlockingIOError:
+            gone = False
+        except OSError:
+            gone = True
+        if gone:
+            self.close()
+
+    def close(self) -> None:
+        """Cut the client off."""
+        if self._in < 0:
+            return
+        for fd in (self._in, self._out):
+            self._hub.loop.forget(fd)
+        os.close(self._out)
+        self._sock.close()
+        self._in = self._out = -1
+        self._hub.clients.discard(self)
+
+
+class Endpoint:
+    """A stream of an app: its socket, its clients, the app's end of the input.
+
+    It stands where a `pump.Sink` stands: output is written to it.
+    """
+
+    full = False  # nobody can make the app wait
+    dead = False
+    pending = b""
+
+    __slots__ = ("_listener", "_target", "_waiting", "clients", "loop", "name", "path")
+
+    def __init__(self, loop: Loop, name: str, path: str) -> None:
+        self.loop = loop
+        self.name = name
+        self.path = path
+        self.clients: set[Client] = set()
+        self._target = -1  # where input goes while the app runs
+        self._waiting = b""  # input that the app has not taken yet
+        self._listener = control.listen(path)
+        loop.watch(self._listener.fileno(), self._accept)
+
+    @property
+    def _takes_input(self) -> bool:
+        return self.name in ("stdin", TTY)
+
+    def _accept(self) -> None:
+        sock = control.accept(self._listener)
+        if sock is None:
+            return
+        if len(self.clients) >= _CLIENTS:
+            for client in list(self.clients):
+                client.close_if_gone()
+        if len(self.clients) >= _CLIENTS:
+            sock.close()
+            return
+        client = Client(self, sock)
+        self.clients.add(client)
+        if not self._takes_input or (self._target >= 0 and not self._waiting):
+            client.resume()
+
+    # Output
+
+    def write(self, data: bytes) -> None:
+        """Give bytes to all clients."""
+        for client in list(self.clients):
+            client.write(data)
+
+    def wait_for(self, source: Source) -> None:
+        """Never called: there is always room."""
+
+    def flush(self) -> None:
+        """Do nothing: each client is written to when it can take something."""
+
+    def abandon(self) -> None:
+        """Do nothing: see `flush`."""
+
+    # Input
+
+    def open(self, target: int) -> None:
+        """Let input go to a descriptor, which belongs to this object from now on."""
+        self._shut()
+        os.set_blocking(target, False)
+        self._target = target
+        for client in self.clients:
+            client.resume()
+
+    def take(self, data: bytes) -> None:
+        """Pass input on; no client is heard until the app has taken it."""
+        if self._target < 0 or not self._takes_input:
+            return
+        self._waiting += data
+        for client in self.clients:
+            client.pause()
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        try:
+            count = os.write(self._target, self._waiting)
+        except BlockingIOError:
+            count = 0
+        except OSError:  # the app reads no more
+            count = len(self._waiting)
+        self._waiting = self._waiting[count:]
+        if self._waiting:
+            self.loop.watch(self._target, self._pass_on, write=True)
+            return
+        self.loop.forget(self._target)
+        for client in self.clients:
+            client.resume()
+
+    def _shut(self) -> None:
+        self._waiting = b""
+        if self._target >= 0:
+            self.loop.forget(self._target)
+            os.close(self._target)
+            self._target = -1
+
+    # Ending
+
+    def end(self) -> None:
+        """Forget a run of the app: its clients come to the end of the stream."""
+        self._shut()
+        for client in list(self.clients):
+            client.finish()
+
+    def close(self) -> None:
+        """Take the endpoint away."""
+        self._shut()
+        for client in list(self.clients):
+            client.close()
+        if self._listener.fileno() >= 0:
+            self.loop.forget(self._listener.fileno())
+            self._listener.close()
+
+
+class Streams:
+    """The streams of one app, over all of its runs."""
+
+    __slots__ = ("_directory", "_endpoints", "_fd", "_loop", "modes", "name")
+
+    def __init__(self, loop: Loop, name: str, wanted: dict[str, str], rootfs: str) -> None:
+        """Make the directory and its sockets; raises KernelError."""
+        self.name = name
+        self.modes = wanted
+        self._loop = loop
+        self._directory = f"{rootfs}/{DIRECTORY}/{name}"
+        self._endpoints: dict[str, Endpoint] = {}
+        self._fd = -1
+        try:
+            os.makedirs(self._directory, 0o700, exist_ok=True)
+            self._fd = os.open(self._directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            for stream in self._names():
+                # The whole path may be longer than a socket's may be.
+                path = f"/proc/self/fd/{self._fd}/sock-{stream}"
+                self._endpoints[stream] = Endpoint(loop, stream, path)
+            self._describe()
+        except OSError as err:
+            self.close()
+            raise KernelError("cannot make the streams of the app", err, self._directory) from err
+        except RktError:
+            self.close()
+            raise
+
+    def _names(self) -> list[str]:
+        if self.tty:
+            return [TTY]
+        return [stream for stream in STREAMS if self.modes[stream] == "stream"]
+
+    @property
+    def tty(self) -> bool:
+        """Whether the app gets a terminal."""
+        return TTY in self.modes.values()
+
+    def _describe(self) -> None:
+        """Write `endpoints` and `env` in the form of rkt-internals 9."""
+        targets = [
+            {"name": name, "domain": "unix", "address": f"/{DIRECTORY}/{self.name}/sock-{name}"}
+            for name in self._endpoints
+        ]
+        data = json.dumps({"version": 1, "targets": targets}, separators=(",", ":")).encode()
+        atomic.write_file(f"{self._directory}/endpoints", data, durable=False)
+        attachable = {s.upper(): self.modes[s] in ("stream", TTY) for s in STREAMS}
+        env = {"TTY": self.tty, **attachable}
+        text = "".join(f"STAGE2_{name}={str(is_so).lower()}\n" for name, is_so in env.items())
+        atomic.write_file(f"{self._directory}/env", text.encode(), durable=False)
+
+    def stdin(self) -> int:
+        """Give what a run of the app reads from, the caller's to close; -1 for nothing."""
+        endpoint = self._endpoints.get("stdin")
+        if endpoint is None:
+            return -1
+        read_end, write_end = os.pipe()
+        endpoint.open(write_end)
+        return read_end
+
+    def output(self, stream: str) -> Endpoint | None:
+        """Give where the bytes of `stdout`, `stderr` or `tty` go; None where that is not here."""
+        if stream == TTY and TTY not in (self.modes["stdout"], self.modes["stderr"]):
+            return None
+        return self._endpoints.get(stream)
+
+    def drops(self, stream: str) -> bool:
+        """Say whether nobody wants what the app writes there."""
+        if stream == TTY:
+            return self.modes["stdout"] == self.modes["stderr"] == "null"
+        return self.modes[stream] == "null"
+
+    def connect(self, master: int) -> None:
+        """Let the clients type into the terminal of a run; the caller keeps its descriptor."""
+        self._endpoints[TTY].open(os.dup(master))
+
+    def end(self) -> None:
+        """Let the clients of a run come to the end of the streams."""
+        for endpoint in self._endpoints.values():
+            endpoint.end()
+
+    def close(self) -> None:
+        """Take the endpoints and their directory away."""
+        for endpoint in self._endpoints.values():
+            endpoint.close()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+            files.remove_tree(self._directory)
