@@ -23,3 +23,28 @@ STAGE1_MUTABLE = STAGE1_PREFIX + "mutable"
 STAGE1_OCI_NAME = "coreos.com/rkt/stage1-oci"
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+READY_FD_ENV = "RKT_READY_FD"
+"""Ours: a pipe on which a detached stage1 says, with one byte, that the apps run."""
+STAGE1_READY = STAGE1_PREFIX + "ready-fd"
+"""Ours: `true` says that the run program knows that pipe."""
+
+# Annotations of a pod manifest: what the pod's own supervisor carries out.
+POD_RESTART = "coreos.com/rkt/pod/restart"
+"""`no`, `on-failure`, `on-failure:N` or `always`."""
+POD_STOP_TIMEOUT = "coreos.com/rkt/pod/stop-timeout"
+"""Seconds from the signal that ends the pod to SIGKILL."""
+POD_LOG_SIZE = "coreos.com/rkt/pod/log-max-size"
+"""Bytes of log kept of each app; 0 for none."""
+# Annotations of an app: its health check; the times are in seconds.
+HEALTH_PREFIX = "coreos.com/rkt/stage2/health-"
+HEALTH_CMD = HEALTH_PREFIX + "cmd"
+"""The command as a JSON array."""
+HEALTH_INTERVAL = HEALTH_PREFIX + "interval"
+HEALTH_TIMEOUT = HEALTH_PREFIX + "timeout"
+HEALTH_RETRIES = HEALTH_PREFIX + "retries"
+HEALTH_START = HEALTH_PREFIX + "start-period"
+
+LOG_DIR = "logs"
+"""Below a pod's directory: `logs/<app>/<number>`, described in docs/devel/on-disk-format.md."""
+LOG_MAGIC = b"rkt-log1"

@@ -12,6 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    Timer = tuple[float, Callable[[], None]]
+
 LINE_CAP = 64 << 10
 _CHUNK = 64 << 10
 _FULL = 256 << 10
@@ -60,7 +62,7 @@ class Loop:
     def __init__(self) -> None:
         self._poll = select.poll()
         self._callbacks: dict[int, Callable[[], None]] = {}
-        self._timers: list[tuple[float, Callable[[], None]]] = []
+        self._timers: list[Timer] = []
 
     def watch(self, fd: int, callback: Callable[[], None], *, write: bool = False) -> None:
         """Call back whenever a descriptor is readable (or writable), or is at its end."""
@@ -72,9 +74,15 @@ class Loop:
         if self._callbacks.pop(fd, None) is not None:
             self._poll.unregister(fd)
 
-    def after(self, seconds: float, callback: Callable[[], None]) -> None:
-        """Call back once, after a time."""
-        self._timers.append((time.monotonic() + seconds, callback))
+    def after(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        """Call back once, after a time; gives what `cancel` takes."""
+        timer = (time.monotonic() + seconds, callback)
+        self._timers.append(timer)
+        return timer
+
+    def cancel(self, timer: Timer | None) -> None:
+        """Let a call not happen; None, or one that has happened, is all right."""
+        self._timers = [other for other in self._timers if other is not timer]
 
     def step(self, limit: float | None = None) -> bool:
         """Wait for something (at most `limit` seconds) and handle it; False if nothing came."""
@@ -89,10 +97,11 @@ class Loop:
             if callback is not None:
                 callback()
         now = time.monotonic()
-        due = [callback for deadline, callback in self._timers if deadline <= now]
-        self._timers = [timer for timer in self._timers if timer[0] > now]
-        for callback in due:
-            callback()
+        due = [timer for timer in self._timers if timer[0] <= now]
+        for timer in due:
+            if timer in self._timers:  # one before it may have cancelled it
+                self._timers.remove(timer)
+                timer[1]()
         return bool(events or due)
 
 
@@ -108,6 +117,9 @@ class Sink:
         self._paused: list[Source] = []
         self._watched = False
         self.fd, self._own = _private(fd)
+        if _swallows(fd):
+            self.close()
+            self.dead = True
 
     @property
     def full(self) -> bool:
@@ -169,15 +181,16 @@ class Sink:
 
 
 class Source:
-    """A descriptor that an app writes to."""
+    """A descriptor that an app writes to.  `taps` get each chunk as it came, before the sink."""
 
-    __slots__ = ("_paused", "closed", "fd", "lines", "loop", "sink")
+    __slots__ = ("_paused", "closed", "fd", "lines", "loop", "sink", "taps")
 
     def __init__(self, loop: Loop, fd: int, sink: Sink, lines: Lines | None) -> None:
         self.loop = loop
         self.fd = fd
         self.sink = sink
         self.lines = lines
+        self.taps: list[Callable[[bytes], None]] = []
         self.closed = False
         self._paused = False
         os.set_blocking(fd, False)
@@ -200,6 +213,10 @@ class Source:
             data = b""
         if not data:
             self.close()
+            return
+        for tap in self.taps:
+            tap(data)
+        if self.sink.dead:
             return
         self.sink.write(self.lines.feed(data) if self.lines else data)
         if self.sink.full:
@@ -231,6 +248,15 @@ def _private(fd: int) -> tuple[int, bool]:
     except OSError:
         pass
     return fd, False
+
+
+def _swallows(fd: int) -> bool:
+    """Say whether what is written there is of no interest: /dev/null."""
+    try:
+        info = os.fstat(fd)
+    except OSError:
+        return False
+    return stat.S_ISCHR(info.st_mode) and info.st_rdev == os.makedev(1, 3)
 
 
 def _writable(fd: int) -> bool:
