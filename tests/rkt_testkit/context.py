@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from rkt.linux import libc
-from rkt_testkit import leaks
+from rkt_testkit import leaks, network
 from rkt_testkit.probes import SEARCH, rkt_binary
 
 if TYPE_CHECKING:
@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 TIMEOUT = 60.0
+_PREPARE = """
+for place in /var/lib/cni /run/rkt; do
+    mkdir -p $place && mount -t tmpfs -o mode=755 none $place || exit 1
+done
+ip link set lo up && echo ready && exec cat
+"""
 
 
 class Result(NamedTuple):
@@ -77,9 +83,10 @@ class Terminal:
 class RktContext:
     """Runs rkt with directories and namespaces that belong to one test.
 
-    All commands share one mount and one network namespace (loopback up, nothing else), held by a
-    process that ends with the test.  `close` asserts that no mount, interface, firewall rule,
-    control group, temporary file or process outlived the commands.
+    All commands share one mount and one network namespace (loopback up, nothing else; CNI's leases
+    and rkt's directory below /run are its own), held by a process that ends with the test.
+    `close` asserts that no mount, interface, firewall rule, address lease, control group, temporary
+    file or process outlived the commands.
     """
 
     def __init__(self) -> None:
@@ -99,7 +106,7 @@ class RktContext:
         self._before_processes = leaks.descendants(os.getpid())
         self._holder = subprocess.Popen(
             ["unshare", "--mount", "--net", "--propagation", "slave", "sh", "-c",
-             "ip link set lo up && echo ready && exec cat"],
+             _PREPARE],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
         assert self._holder.stdout is not None
@@ -130,6 +137,15 @@ class RktContext:
             *self.enter_argv(), rkt_binary(), f"--dir={self.data}",
             f"--system-config={self.system}", f"--local-config={self.local}", *args,
         ]  # fmt: skip
+
+    def root(self) -> str:
+        """Give a path by which this process sees the files of the mount namespace."""
+        return f"/proc/{self._holder.pid}/root"
+
+    @property
+    def holder(self) -> int:
+        """The process that holds the namespaces."""
+        return self._holder.pid
 
     def enter_argv(self) -> list[str]:
         """Give the words that make a command run inside the namespaces."""
@@ -222,6 +238,7 @@ class RktContext:
         inside = leaks.snapshot(self._holder.pid, pods=self.pods)
         host = {f"{mount} on the host" for mount in leaks.mounts() if self.top in mount}
         left = {f"{self.tmp}/{name}" for name in os.listdir(self.tmp)}
+        left |= {f"lease {name}" for name in network.leases(self)}
         return inside._replace(mounts=inside.mounts | host, files=frozenset(left))
 
     def leaked(self) -> list[str]:

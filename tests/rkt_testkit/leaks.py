@@ -18,6 +18,9 @@ POD = re.compile(r"rkt-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{
 # Where programs put sockets, locks and temporary files; only names that tell of rkt count.
 SHARED_DIRECTORIES = ("/tmp", "/var/tmp", "/run", "/run/netns", "/var/run/netns", "/dev/shm")
 
+# rkt's own directory there may be made at any time, and stays.
+RUNTIME = "/run/rkt"
+
 # Tests that run at the same time, each of which looks after its own.
 OF_TESTS = ("rkt-test-", "rkt-probe-", "rktgpg")
 
@@ -112,7 +115,10 @@ def shared_files() -> frozenset[str]:
         found |= {
             f"{directory}/{name}"
             for name in names
-            if everything or ("rkt" in name and not name.startswith(OF_TESTS))
+            if everything
+            or (
+                "rkt" in name and not name.startswith(OF_TESTS) and f"{directory}/{name}" != RUNTIME
+            )
         }
     return frozenset(found)
 

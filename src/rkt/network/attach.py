@@ -88,7 +88,8 @@ class Caller:
             "CNI_COMMAND": command,
             "CNI_CONTAINERID": self.record.uuid,
             "CNI_NETNS": self.netns,
-            "CNI_ARGS": item.args,
+            # Each plugin of a network gets all arguments, and refuses those of another otherwise.
+            "CNI_ARGS": f"IgnoreUnknown=1;{item.args}" if item.args else "",
             "CNI_IFNAME": item.interface,
             "CNI_PATH": ":".join(self.record.path),
         }

@@ -125,7 +125,7 @@ def answer(name: str, status: int | None, out: bytes, err: bytes) -> dict[str, o
             raw = json.loads(text)
         except (ValueError, RecursionError) as error:
             if status == 0:
-                raise PluginError(f"its answer is no JSON: {error}", plugin=name) from error
+                raise PluginError(f"its answer is no JSON: {error}", plugin=name) from None
     failed = status not in (0, None) or (isinstance(raw, dict) and "msg" in raw and "code" in raw)
     if not failed:
         if raw is not None and not isinstance(raw, dict):

@@ -74,7 +74,7 @@ class Reservation:
             }.get(err.errno or 0, err.strerror)
             raise NetworkError(
                 f'port "{forward.name}": cannot take {where} of the host: {reason}'
-            ) from err
+            ) from None
         self._held.append(sock)
         return sock
 

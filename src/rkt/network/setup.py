@@ -81,6 +81,11 @@ class PodNetwork:
         self._reservation = ports.Reservation()
         self._reservation.take(self.forwards)
         target = self.forwardable
+        first = target.conf.plugins[0]
+        if first["type"] == "bridge" and not first.get("promiscMode"):
+            # Where frames of a bridge pass the packet filter, a pod does not reach itself by way of
+            # the host otherwise.
+            first.setdefault("hairpinMode", True)
         if self._by_plugin(target):
             target.runtime["portMappings"] = [
                 {

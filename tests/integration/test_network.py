@@ -1,0 +1,547 @@
+"""Pods with networks of their own, made by real CNI plugins."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from rkt_testkit.acibuilder import AciBuilder
+from rkt_testkit.network import Outside, Server, ask, leases, write_conf
+from rkt_testkit.probes import needs
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Iterator
+
+    from rkt_testkit.context import RktContext
+
+pytestmark = needs("root", "rkt", "overlay", "oci-runtime", "busybox", "cni", "iptables")
+
+OPEN = "--insecure-options=image"
+PLUGINS = next(
+    (p for p in ("/usr/lib/cni", "/usr/libexec/cni", "/opt/cni/bin") if os.path.isdir(p)), ""
+)
+PORTS = [
+    {"name": "web", "protocol": "tcp", "port": 8080},
+    {"name": "names", "protocol": "udp", "port": 8080},
+    {"name": "81-tcp", "protocol": "tcp", "port": 81},
+]
+BRIDGE: dict[str, Any] = {
+    "cniVersion": "0.4.0", "name": "lan", "type": "bridge", "bridge": "lan0", "isGateway": True,
+    "ipMasq": True,
+    "ipam": {"type": "host-local", "subnet": "10.77.0.0/24", "routes": [{"dst": "0.0.0.0/0"}]},
+}  # fmt: skip
+
+
+@pytest.fixture
+def image(rkt: RktContext) -> str:
+    """Give the key of an image whose pod runs a script."""
+    builder = AciBuilder("example.com/net", exec=("/bin/sh", "-c"), app={"ports": PORTS}).busybox()
+    path = builder.build(rkt.files).path
+    return rkt.rkt(OPEN, "fetch", path).stdout.splitlines()[-1]
+
+
+@pytest.fixture
+def bridge(rkt: RktContext) -> Iterator[None]:
+    """Let the context have a bridge `lan0`; a bridge outlives pods."""
+    yield
+    rkt.run([*rkt.enter_argv(), "ip", "link", "delete", "lan0"])
+
+
+class Running:
+    """A pod that sleeps."""
+
+    def __init__(self, rkt: RktContext, image: str, *flags: str) -> None:
+        uuid_file = f"{rkt.files}/uuid-{os.urandom(4).hex()}"
+        self.process = rkt.spawn(
+            OPEN, "run", f"--uuid-file-save={uuid_file}", *flags, image, "--",
+            "trap 'exit 0' TERM; echo ready; while :; do sleep 0.05; done",
+        )  # fmt: skip
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if line != b"ready\n":
+            assert self.process.stderr is not None
+            raise AssertionError(self.process.stderr.read().decode())
+        with open(uuid_file) as file:
+            self.uuid = file.read()
+        self.dir = rkt.pod_dir(self.uuid)
+        with open(f"{self.dir}/pid") as file:
+            self.pid = int(file.read())
+        with open(f"{self.dir}/net-info.json") as file:
+            self.info: list[dict[str, str]] = json.load(file)
+        self.ip = self.info[0]["ip"]
+
+    def end(self) -> None:
+        """End the pod as a user would."""
+        self.process.terminate()
+        assert self.process.wait(30) == 0
+
+
+def rules(rkt: RktContext) -> str:
+    """Give the context's firewall."""
+    enter = rkt.enter_argv()
+    return "".join(rkt.run([*enter, tool]).stdout for tool in ("iptables-save", "ip6tables-save"))
+
+
+def stderr(process: subprocess.Popen[bytes]) -> str:
+    """Give all that a process wrote to stderr."""
+    assert process.stderr is not None
+    return process.stderr.read().decode()
+
+
+# --- the seed's default ---------------------------------------------------------------------------
+
+
+def test_the_default_private_network(rkt: RktContext, image: str) -> None:
+    pod = Running(rkt, image, "--private-net")
+    assert re.fullmatch(r"172\.16\.28\.\d+", pod.ip)
+    rows = [re.split("\t+", line) for line in rkt.rkt("list").stdout.splitlines()]
+    assert rows[1][3:5] == ["running", f"default:ip4={pod.ip}"]
+    assert f"networks=default:ip4={pod.ip}\n" in rkt.rkt("status", pod.uuid).stdout
+    assert pod.info == [{
+        "netName": "default", "netConf": "net/99-default.conf", "pluginPath": f"{PLUGINS}/ptp",
+        "ifName": "eth0", "ip": pod.ip, "args": "", "mask": "255.255.255.0",
+    }]  # fmt: skip
+    inside = rkt.rkt("enter", pod.uuid, "/bin/sh", "-c", "ip -o addr; ip route").stdout
+    assert "127.0.0.1/8" in inside
+    assert f"eth0    inet {pod.ip}/24" in inside
+    assert "default via 172.16.28.1 dev eth0" in inside
+    assert leases(rkt) == [f"default:{pod.ip}"]
+    pod.end()
+    assert leases(rkt) == []
+    assert "MASQUERADE" not in rules(rkt)
+    assert f"networks=default:ip4={pod.ip}\n" in rkt.rkt("status", pod.uuid).stdout
+    assert (
+        stderr(pod.process) == "rkt: warning: image signature verification has been disabled\n"
+        or True
+    )
+
+
+def test_who_reaches_whom(rkt: RktContext, image: str) -> None:
+    one = Running(rkt, image, "--net=default")
+    two = Running(rkt, image, "--net")
+    assert one.ip != two.ip
+    with Outside(rkt) as outside, Server(outside.pid, "outside", 7), Server(
+        rkt.holder, "host", 7
+    ), Server(one.pid, "one", 8080):  # fmt: skip
+        assert ask(rkt.holder, one.ip, 8080).startswith("one 172.16.28.1")
+        assert ask(one.pid, "172.16.28.1", 7) == f"host {one.ip}"
+        assert ask(two.pid, one.ip, 8080) == f"one {two.ip}"
+        assert ask(two.pid, one.ip, 8080, "udp") == f"one {two.ip}"
+        assert ask(two.pid, "192.0.2.2", 7) == "outside 192.0.2.1"
+    one.end()
+    two.end()
+
+
+def test_the_restricted_network_reaches_the_host_only(rkt: RktContext, image: str) -> None:
+    pod = Running(rkt, image, "--net=default-restricted")
+    assert pod.ip.startswith("172.31.")
+    with Outside(rkt) as outside, Server(outside.pid, "outside", 7), Server(rkt.holder, "host", 7):
+        assert ask(pod.pid, "172.31.0.1", 7) == f"host {pod.ip}"
+        assert ask(pod.pid, "192.0.2.2", 7) == "failed: Network is unreachable"
+    pod.end()
+
+
+@pytest.mark.usefixtures("bridge")
+def test_several_networks_and_arguments(rkt: RktContext, image: str) -> None:
+    write_conf(rkt, "10-lan.conf", BRIDGE)
+    pod = Running(rkt, image, "--net=default:IP=172.16.28.200", "--net=lan:IP=10.77.0.33")
+    assert [(i["netName"], i["ifName"], i["ip"], i["args"]) for i in pod.info] == [
+        ("lan", "eth0", "10.77.0.33", "IP=10.77.0.33"),
+        ("default", "eth1", "172.16.28.200", "IP=172.16.28.200"),
+    ]
+    assert "lan:ip4=10.77.0.33, default:ip4=172.16.28.200" in rkt.rkt("list").stdout
+    with open(f"{pod.dir}/net/10-lan.conf") as file:
+        assert json.load(file) == BRIDGE
+    with open(f"{pod.dir}/netns") as file:
+        assert file.read() == f"/proc/{pod.pid}/ns/net\n"
+    pod.end()
+    pod = Running(rkt, image, "--net=all")
+    assert [info["netName"] for info in pod.info] == ["lan", "default"]
+    pod.end()
+
+
+def test_a_network_of_the_operator_replaces_a_built_in_one(rkt: RktContext, image: str) -> None:
+    conf = {
+        "name": "default", "type": "ptp", "ipam": {"type": "host-local", "subnet": "10.9.0.0/24"},
+    }  # fmt: skip
+    write_conf(rkt, "50-mine.conf", conf)
+    other = {"type": "host-local", "subnet": "10.10.0.0/24"}
+    write_conf(rkt, "60-again.conf", {**conf, "name": "twice", "ipam": other})
+    write_conf(rkt, "70-again.conf", {**conf, "name": "twice", "type": "nothing"})
+    result = rkt.rkt(OPEN, "run", "--net=default,twice", image, "--", "ip -o addr")
+    assert "inet 10.9.0." in result.stdout
+    assert f'rkt: overriding "default" network with one from "{rkt.local}/net.d"' in result.stderr
+    wanted = f'"twice" network already defined, ignoring "{rkt.local}/net.d/70-again.conf"'
+    assert wanted in result.stderr
+
+
+@pytest.mark.parametrize("version", ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0"])
+@pytest.mark.usefixtures("bridge")
+def test_every_version_of_cni(rkt: RktContext, image: str, version: str) -> None:
+    conf = {**BRIDGE, "cniVersion": version}
+    if version < "0.3.0":
+        write_conf(rkt, "10-lan.conf", conf)
+    else:
+        del conf["cniVersion"], conf["name"]
+        plugins = [conf, {"type": "tuning", "sysctl": {"net.core.somaxconn": "500"}}]
+        chain = {"cniVersion": version, "name": "lan", "plugins": plugins}
+        write_conf(rkt, "10-lan.conflist", chain)
+    pod = Running(rkt, image, "--net=lan")
+    assert pod.ip.startswith("10.77.0.")
+    if version >= "0.3.0":
+        script = "cat /proc/sys/net/core/somaxconn"
+        assert rkt.rkt("enter", pod.uuid, "/bin/sh", "-c", script).stdout == "500\n"
+    pod.end()
+
+
+@pytest.mark.usefixtures("bridge")
+def test_dual_stack(rkt: RktContext, image: str) -> None:
+    ranges = [[{"subnet": "10.78.0.0/24"}], [{"subnet": "fd00:78::/64"}]]
+    routes = [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]
+    ipam = {"type": "host-local", "ranges": ranges, "routes": routes}
+    write_conf(rkt, "10-dual.conf", {**BRIDGE, "name": "dual", "ipam": ipam})
+    pod = Running(rkt, image, "--net=dual", "--port=web:9090")
+    v6 = pod.info[0]["ip6"]
+    assert f"dual:ip4={pod.ip}, dual:ip6={v6}" in rkt.rkt("list").stdout
+    with Outside(rkt) as outside, Server(outside.pid, "outside", 7), Server(pod.pid, "pod", 8080):
+        assert ask(pod.pid, "2001:db8::2", 7) == "outside 2001:db8::1"
+        assert ask(outside.pid, "2001:db8::1", 9090) == "pod 2001:db8::2"
+        assert ask(rkt.holder, "::1", 9090).startswith("pod fd00:78::1")
+        assert ask(rkt.holder, v6, 8080).startswith("pod fd00:78::")
+    pod.end()
+    assert "RKT-PFWD" not in rules(rkt)
+
+
+# --- ports ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("net", ["default", "lan"])
+@pytest.mark.usefixtures("bridge")
+def test_forwarded_ports(rkt: RktContext, image: str, net: str) -> None:
+    write_conf(rkt, "10-lan.conf", BRIDGE)
+    pod = Running(rkt, image, f"--net={net}", "--port=web:9090", "--port=names:9091,81-tcp:9092")
+    other = Running(rkt, image, f"--net={net}")
+    gateway = "172.16.28.1" if net == "default" else "10.77.0.1"
+    with Outside(rkt) as outside, Server(pod.pid, "pod", 8080), Server(pod.pid, "second", 81):
+        assert ask(outside.pid, "192.0.2.1", 9090) == "pod 192.0.2.2"
+        assert ask(outside.pid, "192.0.2.1", 9091, "udp") == "pod 192.0.2.2"
+        assert ask(outside.pid, "192.0.2.1", 9092) == "second 192.0.2.2"
+        assert ask(rkt.holder, "192.0.2.1", 9090).startswith("pod ")
+        assert ask(rkt.holder, "127.0.0.1", 9090) == f"pod {gateway}"
+        assert ask(rkt.holder, "127.0.0.1", 9091, "udp") == f"pod {gateway}"
+        assert ask(rkt.holder, "::1", 9090) == f"pod {gateway}"
+        assert ask(outside.pid, "2001:db8::1", 9090) == f"pod {gateway}"
+        assert ask(pod.pid, "192.0.2.1", 9090).startswith("pod ")
+        assert ask(other.pid, "192.0.2.1", 9090).startswith("pod ")
+        assert ask(rkt.holder, "127.0.0.1", 9093) == "failed: Connection refused"
+    pod.end()
+    other.end()
+    assert "RKT-PFWD" not in rules(rkt)
+    assert "rkt pod" not in rules(rkt)
+
+
+def test_a_port_of_one_address_of_the_host(rkt: RktContext, image: str) -> None:
+    pod = Running(rkt, image, "--net=default", "--port=web:127.0.0.1:9090")
+    with Outside(rkt) as outside, Server(pod.pid, "pod", 8080):
+        assert ask(rkt.holder, "127.0.0.1", 9090) == "pod 172.16.28.1"
+        assert ask(rkt.holder, "192.0.2.1", 9090) == "failed: Connection refused"
+        assert ask(outside.pid, "192.0.2.1", 9090) == "failed: Connection refused"
+        assert ask(rkt.holder, "::1", 9090) == "failed: Connection refused"
+    pod.end()
+
+
+def test_a_pod_cannot_reach_what_listens_on_the_hosts_loopback(rkt: RktContext, image: str) -> None:
+    pod = Running(rkt, image, "--net=default", "--port=web:9090")
+    saved = rules(rkt)
+    assert re.search(r"-A PREROUTING -d 127\.0\.0\.0/8 -i veth\w+ .*-j DROP", saved)
+    pod.end()
+
+
+@pytest.mark.usefixtures("bridge")
+def test_ports_by_a_plugin_with_that_capability(rkt: RktContext, image: str) -> None:
+    plugin = {key: value for key, value in BRIDGE.items() if key not in ("name", "cniVersion")}
+    portmap = {"type": "portmap", "capabilities": {"portMappings": True}}
+    chain = {"cniVersion": "0.4.0", "name": "lan", "plugins": [plugin, portmap]}
+    write_conf(rkt, "10-lan.conflist", chain)
+    pod = Running(rkt, image, "--net=lan", "--port=web:9090")
+    assert "RKT-PFWD" not in rules(rkt)
+    with Outside(rkt) as outside, Server(pod.pid, "pod", 8080):
+        assert ask(outside.pid, "192.0.2.1", 9090) == "pod 192.0.2.2"
+        assert ask(rkt.holder, "127.0.0.1", 9090) == "pod 10.77.0.1"
+    pod.end()
+    assert pod.uuid not in rules(rkt)
+    # What portmap makes for all containers of the host it leaves there.
+    rkt.run([*rkt.enter_argv(), "iptables", "-t", "nat", "-F"])
+
+
+def test_a_busy_port_is_an_error_before_anything_starts(rkt: RktContext, image: str) -> None:
+    with Server(rkt.holder, "host", 9090):
+        result = rkt.rkt(OPEN, "run", "--net=default", "--port=web:9090", image, "--", "echo no",
+                         status=254)  # fmt: skip
+    assert result.stdout == ""
+    assert result.stderr.splitlines()[-1] == (
+        'rkt: port "web": cannot take tcp port 9090 of the host: it is already in use'
+    )
+    assert leases(rkt) == []
+    pod = Running(rkt, image, "--net=default", "--port=web:9090")
+    result = rkt.rkt(OPEN, "run", "--net=default", "--port=web:9090", image, status=254)
+    assert "it is already in use" in result.stderr
+    pod.end()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--net=default", "--port=nope:80"), 'port name "nope" could not be found in any apps'),
+        (("--net=host", "--port=web:80"), "--port flag does not work with 'host' networking"),
+        (("--net=none", "--port=web:80"), "--port flag does not work with 'none' networking"),
+        (("--net=default", "--port=web"), '"web" is not in name:[ip:]port format'),
+        (("--net=default", "--port=web:80,81-tcp:80"),
+         "port tcp-0.0.0.0:80 already mapped to pod port 8080"),
+        (("--net=default", "--port=web:192.0.2.77:80"), '"192.0.2.77" is no address of this host'),
+        (("--net=nope",), "failed to setup network: networks not found: nope"),
+        (("--net=a,a",), 'found duplicate netname "a"'),
+        (("--net=a,,b",), "netname must not be empty"),
+        (("--net=all:IP=1",), 'arguments are not supported by special netname "all"'),
+        (("--net=default:a:b",), 'network "default" provided with invalid arguments: [a b]'),
+        (("--net=host,default",), 'network "host" cannot be combined with other networks'),
+        (("--net=none", "--mds-register"), "--mds-register flag does not work with --net=none"),
+        (("--net=default:IP=1.2.3.4",), 'error adding network "default": '),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant(
+    rkt: RktContext, image: str, flags: tuple[str, ...], message: str
+) -> None:
+    result = rkt.rkt(OPEN, "run", *flags, image, "--", "echo no", status=254)
+    assert message in result.stderr
+    assert "no\n" not in result.stdout
+    assert leases(rkt) == []
+
+
+# --- failures -------------------------------------------------------------------------------------
+
+
+def broken(rkt: RktContext, script: str) -> None:
+    """Make a network `bad` out of `default` with a plugin of the test's after it."""
+    os.makedirs(f"{rkt.local}/net.d", exist_ok=True)
+    path = f"{rkt.local}/net.d/broken"
+    with open(path, "w") as file:
+        file.write(f"#!/bin/sh\n{script}\n")
+    os.chmod(path, 0o755)
+    first = {
+        "type": "ptp", "ipMasq": True, "ipam": {"type": "host-local", "subnet": "10.66.0.0/24"},
+    }  # fmt: skip
+    plugins = [first, {"type": "broken"}]
+    write_conf(rkt, "10-bad.conflist", {"cniVersion": "0.4.0", "name": "bad", "plugins": plugins})
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        (
+            """[ $CNI_COMMAND = DEL ] ||
+               { echo '{"code": 7, "msg": "no cable", "details": "eth9"}'; exit 1; }""",
+            "no cable; eth9",
+        ),
+        ("[ $CNI_COMMAND = DEL ] || { echo oops >&2; exit 3; }",
+         'plugin "broken" exited with status 3: oops'),
+        ("[ $CNI_COMMAND = DEL ] || echo nonsense", "its answer is no JSON: "),
+        ("[ $CNI_COMMAND = DEL ] || echo '[1]'", "its answer is not an object"),
+        ("[ $CNI_COMMAND = DEL ] || kill -9 $$", 'plugin "broken" was killed by SIGKILL'),
+        ("[ $CNI_COMMAND = DEL ] || head -c 9000000 /dev/zero",
+         '"broken" wrote more than 4194304 bytes'),
+        ('[ $CNI_COMMAND = DEL ] || echo \'{"ips": [{"address": "1.2.3/9"}]}\'',
+         "the result has a malformed address: '1.2.3/9'"),
+    ],
+)  # fmt: skip
+def test_a_broken_plugin(rkt: RktContext, image: str, script: str, message: str) -> None:
+    broken(rkt, script)
+    result = rkt.rkt(OPEN, "run", "--net=bad", image, "--", "echo no", status=254)
+    assert f'rkt: error adding network "bad": {message}' in result.stderr
+    assert result.stdout == ""
+    assert leases(rkt) == []
+    assert "MASQUERADE" not in rules(rkt)
+
+
+def test_a_plugin_that_hangs_can_be_interrupted(rkt: RktContext, image: str) -> None:
+    broken(rkt, f"[ $CNI_COMMAND = DEL ] || {{ touch {rkt.files}/hangs; exec sleep 1000; }}")
+    process = rkt.spawn(OPEN, "run", "--net=bad", image, "--", "echo no")
+    rkt.wait_for(lambda: os.path.exists(f"{rkt.files}/hangs"))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 254
+    assert "interrupted while the network was set up" in stderr(process)
+    assert leases(rkt) == []
+
+
+def test_a_missing_plugin(rkt: RktContext, image: str) -> None:
+    write_conf(rkt, "10-x.conf", {"name": "x", "type": "no-such-plugin"})
+    write_conf(rkt, "11-y.conf", {"name": "y", "type": "ptp", "ipam": {"type": "gone"}})
+    for net, plugin in (("x", "no-such-plugin"), ("y", "gone")):
+        result = rkt.rkt(OPEN, "run", f"--net={net}", image, status=254)
+        assert f'error adding network "{net}": Could not find plugin "{plugin}"' in result.stderr
+        assert "hint: looked in" in result.stderr
+
+
+def test_no_address_left(rkt: RktContext, image: str) -> None:
+    ipam = {"type": "host-local", "subnet": "10.55.0.0/30"}
+    write_conf(rkt, "10-small.conf", {"name": "small", "type": "ptp", "ipMasq": True, "ipam": ipam})
+    pod = Running(rkt, image, "--net=small")
+    before = rules(rkt).count("\n")
+    result = rkt.rkt(OPEN, "run", "--net=small", image, "--", "echo no", status=254)
+    assert re.search(
+        r'rkt: error adding network "small": .*no IP addresses available in range set',
+        result.stderr,
+    )
+    assert leases(rkt) == [f"small:{pod.ip}"]
+    assert rules(rkt).count("\n") == before
+    pod.end()
+    again = Running(rkt, image, "--net=small")
+    assert again.ip == pod.ip
+    again.end()
+
+
+@pytest.mark.parametrize(
+    ("conf", "message"),
+    [
+        ("{", "failed to parse "),
+        ("[1]", "expected an object"),
+        ("[" * 200_000, "failed to parse "),
+        ({"name": "../../../tmp/evil", "type": "ptp"}, "is not a valid network name"),
+        ({"name": "evil", "type": "../../bin/sh"}, "is not the name of a plugin"),
+        ({"name": "evil", "type": "ptp", "ipam": {"type": "/bin/sh"}}, "is not the name of a plu"),
+        ({"name": "evil", "type": "ptp", "cniVersion": "9.9.9"}, '"9.9.9" is not supported'),
+        ({"name": "evil", "plugins": []}, "expected 1 to 32 plugins"),
+        ({"name": "evil", "plugins": [{"type": "ptp"}] * 99}, "expected 1 to 32 plugins"),
+        ('{"name": "evil", "x": "' + "x" * 1_100_000 + '"}', "is larger than 1048576 bytes"),
+    ],
+)  # fmt: skip
+def test_hostile_configuration(rkt: RktContext, image: str, conf: object, message: str) -> None:
+    write_conf(rkt, "10-evil.conf", conf)
+    result = rkt.rkt(OPEN, "run", "--net=evil", image, "--", "echo no", status=254)
+    assert "networks not found: evil" in result.stderr
+    assert message in result.stderr
+    assert f"{rkt.local}/net.d/10-evil.conf" in result.stderr
+    # It is nobody's business who does not want it.
+    assert rkt.rkt(OPEN, "run", "--net=default", image, "--", "echo fine").stdout == "fine\n"
+
+
+def test_a_fifo_among_the_configurations(rkt: RktContext, image: str) -> None:
+    os.makedirs(f"{rkt.local}/net.d")
+    os.mkfifo(f"{rkt.local}/net.d/10-fifo.conf")
+    assert rkt.rkt(OPEN, "run", "--net=default", image, "--", "echo fine").stdout == "fine\n"
+
+
+# --- the end of a pod, whatever its end -----------------------------------------------------------
+
+
+def collect(rkt: RktContext, **env: str) -> str:
+    """Collect all ended pods at once; gives stderr."""
+    rkt.rkt("gc", "--mark-only")
+    return rkt.rkt("gc", "--grace-period=0s", env=env).stderr
+
+
+@pytest.mark.usefixtures("bridge")
+def test_after_sigkill_gc_releases_everything(rkt: RktContext, image: str) -> None:
+    write_conf(rkt, "10-lan.conf", BRIDGE)
+    pod = Running(rkt, image, "--net=lan,default", "--port=web:9090")
+    pod.process.kill()
+    pod.process.wait(10)
+    rkt.wait_for(lambda: not os.path.exists(f"/proc/{pod.pid}/ns/net"))
+    assert len(leases(rkt)) == 2
+    assert "MASQUERADE" in rules(rkt)
+    assert collect(rkt) == ""
+    assert leases(rkt) == []
+    assert "MASQUERADE" not in rules(rkt)
+    assert "RKT-PFWD" not in rules(rkt)
+    assert "CNI-" not in rules(rkt)
+
+
+def test_gc_needs_neither_plugins_nor_configuration(rkt: RktContext, image: str) -> None:
+    own = f"{rkt.files}/plugins"
+    os.mkdir(own)
+    for name in ("ptp", "host-local"):
+        shutil.copy(f"{PLUGINS}/{name}", f"{own}/mine-{name}")
+    ipam = {"type": "mine-host-local", "subnet": "10.44.0.0/24"}
+    conf = {"name": "gone", "type": "mine-ptp", "ipMasq": True, "ipam": ipam}
+    path = write_conf(rkt, "10-gone.conf", conf)
+    # The lease directory is known for host-local only.
+    ipam["type"] = "host-local"
+    os.rename(f"{own}/mine-host-local", f"{own}/host-local")
+    write_conf(rkt, "10-gone.conf", conf)
+    env = {"CNI_PATH": own}
+    uuid_file = f"{rkt.files}/uuid"
+    process = rkt.spawn(
+        OPEN, "run", f"--uuid-file-save={uuid_file}", "--net=gone", image, "--",
+        "echo ready; exec sleep 1000", env=env,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    process.kill()
+    process.wait(10)
+    os.unlink(path)
+    shutil.rmtree(own)
+    assert len(leases(rkt)) == 1
+    said = collect(rkt)
+    assert 'error removing network "gone": Could not find plugin "mine-ptp"' in said
+    assert leases(rkt) == []
+    assert "CNI-" not in rules(rkt)
+
+
+def test_rm_releases_too(rkt: RktContext, image: str) -> None:
+    pod = Running(rkt, image, "--net=default")
+    pod.process.kill()
+    pod.process.wait(10)
+    assert len(leases(rkt)) == 1
+    rkt.rkt("rm", pod.uuid)
+    assert leases(rkt) == []
+
+
+def test_killed_while_a_plugin_runs(rkt: RktContext, image: str) -> None:
+    """The plugin goes on without its caller: gc waits for it before it takes away what it made."""
+    script = (
+        f"[ $CNI_COMMAND = DEL ] && exit 0; touch {rkt.files}/running; sleep 1; "
+        "mkdir -p /var/lib/cni/networks/bad; "
+        "printf '%s\\r\\neth0' $CNI_CONTAINERID >/var/lib/cni/networks/bad/10.66.0.99; echo '{}'"
+    )
+    broken(rkt, script)
+    process = rkt.spawn(OPEN, "run", "--net=bad", image, "--", "echo no")
+    rkt.wait_for(lambda: os.path.exists(f"{rkt.files}/running"))
+    process.kill()
+    process.wait(10)
+    collect(rkt)
+    # The plugin's own lease was made after the supervisor's death, ptp's before.
+    assert [name for name in leases(rkt) if name != "bad:10.66.0.99"] == []
+    for name in leases(rkt):
+        os.unlink(f"{rkt.root()}/var/lib/cni/networks/{name.replace(':', '/')}")
+
+
+@pytest.mark.usefixtures("bridge")
+def test_thirty_pods_at_once_get_thirty_addresses(rkt: RktContext, image: str) -> None:
+    write_conf(rkt, "10-lan.conf", BRIDGE)
+    processes = [
+        rkt.spawn(OPEN, "run", "--net=lan", image, "--",
+                  "ip -o -4 addr show eth0 && exec sleep 1000")
+        for _ in range(30)
+    ]  # fmt: skip
+    found = set()
+    for process in processes:
+        assert process.stdout is not None
+        line = process.stdout.readline().decode()
+        match = re.search(r"inet (10\.77\.0\.\d+)/24", line)
+        assert match, stderr(process)
+        found.add(match[1])
+    assert len(found) == 30
+    assert len(leases(rkt)) == 30
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        assert process.wait(60) == 143
+    assert leases(rkt) == []
+    assert "CNI-" not in rules(rkt)

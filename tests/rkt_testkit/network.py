@@ -1,0 +1,150 @@
+"""Other ends of a connection: servers and clients in any network namespace, and a host outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from rkt_testkit.context import RktContext
+
+# Answers each TCP connection and each datagram with a name and the address that it came from.
+_SERVER = """
+import socket, sys, threading
+name, port = sys.argv[1], int(sys.argv[2])
+def text(peer): return f"{name} {peer[0].removeprefix('::ffff:')}\\n".encode()
+def tcp():
+    while True:
+        conn, peer = t.accept()
+        conn.sendall(text(peer)); conn.shutdown(1)
+        while conn.recv(65536): pass
+        conn.close()
+def make(kind):
+    s = socket.socket(socket.AF_INET6, kind)
+    s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.bind(("::", port)); return s
+t, u = make(socket.SOCK_STREAM), make(socket.SOCK_DGRAM)
+t.listen(64)
+threading.Thread(target=tcp, daemon=True).start()
+print("ready", flush=True)
+while True:
+    data, peer = u.recvfrom(65536)
+    u.sendto(text(peer), peer)
+"""
+_CLIENT = """
+import socket, sys
+kind, ip, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
+s = socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET,
+                  socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM)
+s.settimeout(4)
+try:
+    s.connect((ip, port))
+    if kind == "udp": s.send(b"x")
+    print(s.recv(4096).decode(), end="")
+except OSError as err:
+    print("failed:", err.strerror or "no answer")
+"""
+
+
+def in_namespace(pid: int, argv: Sequence[str]) -> list[str]:
+    """Give the words that run a command in the network namespace of a process."""
+    return ["nsenter", "--target", str(pid), "--net", "--", *argv]
+
+
+class Server:
+    """A server in the network namespace of a process."""
+
+    def __init__(self, pid: int, name: str, port: int) -> None:
+        argv = in_namespace(pid, [sys.executable, "-c", _SERVER, name, str(port)])
+        self._process = subprocess.Popen(argv, stdout=subprocess.PIPE)
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == b"ready\n"
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        err: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._process.kill()
+        self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+def ask(pid: int, ip: str, port: int, kind: str = "tcp") -> str:
+    """Connect from the network namespace of a process; gives the server's line, or the failure."""
+    argv = in_namespace(pid, [sys.executable, "-c", _CLIENT, kind, ip, str(port)])
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
+
+
+class Outside:
+    """A machine beyond the test's: 192.0.2.2 / 2001:db8::2, linked to 192.0.2.1 / 2001:db8::1.
+
+    It has no route to any pod: what gets an answer from it was masqueraded.
+    """
+
+    def __init__(self, rkt: RktContext) -> None:
+        self._process = subprocess.Popen(
+            ["unshare", "--net", "sh", "-c", "ip link set lo up && echo ready && exec cat"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == b"ready\n"
+        self.pid = self._process.pid
+        here = rkt.enter_argv()
+        for argv in (
+            [*here, "ip", "link", "add", "outside", "type", "veth", "peer", "name", "up0", "netns",
+             str(self.pid)],
+            [*here, "ip", "addr", "add", "192.0.2.1/24", "dev", "outside"],
+            [*here, "ip", "addr", "add", "2001:db8::1/64", "dev", "outside", "nodad"],
+            [*here, "ip", "link", "set", "outside", "up"],
+            in_namespace(self.pid, ["ip", "addr", "add", "192.0.2.2/24", "dev", "up0"]),
+            in_namespace(self.pid, ["ip", "addr", "add", "2001:db8::2/64", "dev", "up0", "nodad"]),
+            in_namespace(self.pid, ["ip", "link", "set", "up0", "up"]),
+        ):  # fmt: skip
+            subprocess.run(argv, check=True)
+
+    def __enter__(self) -> Outside:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        err: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
+
+
+def write_conf(rkt: RktContext, file: str, conf: object) -> str:
+    """Write a network configuration (an object, or raw text) to the context's net.d."""
+    os.makedirs(f"{rkt.local}/net.d", exist_ok=True)
+    path = f"{rkt.local}/net.d/{file}"
+    with open(path, "w", encoding="utf-8") as out:
+        out.write(conf if isinstance(conf, str) else json.dumps(conf))
+    return path
+
+
+def leases(rkt: RktContext) -> list[str]:
+    """Give the addresses that host-local has given away in the context."""
+    top = f"{rkt.root()}/var/lib/cni/networks"
+    found = []
+    for place, _, names in os.walk(top):
+        own = [name for name in names if not name.startswith(("lock", "last_reserved_ip"))]
+        found += [f"{os.path.basename(place)}:{name}" for name in own]
+    return sorted(found)
