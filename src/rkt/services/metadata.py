@@ -14,6 +14,7 @@ import signal
 import socket
 import struct
 import sys
+from urllib.parse import unquote_to_bytes
 
 from aiohttp import web
 
@@ -32,6 +33,7 @@ _TEXT = {"Content-Type": "text/plain; charset=us-ascii"}
 _JSON = {"Content-Type": "application/json"}
 _PREFIX = "/{token}/acMetadata/v1"
 _MAX_FORM = 1 << 20
+_MAX_FIELDS = 100
 _MAX_MANIFEST = 16 << 20
 _SWEEP = 30.0
 _SECRET = re.compile(r"^/[^/]+(?=/acMetadata)|(?<=token=)[^&]*|[0-9a-f]{32,}")
@@ -170,15 +172,11 @@ async def _form(request: web.Request) -> dict[str, bytes]:
             value = data[key]
             found[key] = value.encode() if isinstance(value, str) else b""
         return found
-    from urllib.parse import parse_qsl
-
-    body = await request.read()
-    try:
-        pairs = parse_qsl(body, keep_blank_values=True, max_num_fields=100)
-    except ValueError as err:
-        raise Failure(400, f"malformed form: {err}") from err
-    for name, content in pairs:
-        found.setdefault(name.decode("utf-8", "replace"), content)
+    body = (await request.read()).replace(b"+", b" ")
+    for field in body.split(b"&", _MAX_FIELDS):
+        name, _, content = field.partition(b"=")
+        key = unquote_to_bytes(name).decode("utf-8", "replace")
+        found.setdefault(key, unquote_to_bytes(content))
     return found
 
 

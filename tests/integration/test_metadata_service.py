@@ -1,0 +1,411 @@
+"""The metadata service, asked by pods and registered with by rkt."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from rkt_testkit.acibuilder import AciBuilder
+from rkt_testkit.network import in_namespace
+from rkt_testkit.probes import needs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rkt_testkit.context import RktContext
+
+pytestmark = needs("root", "rkt", "overlay", "oci-runtime", "busybox")
+
+OPEN = "--insecure-options=image"
+TEXT = "text/plain; charset=us-ascii"
+JSON = "application/json"
+UUID = "5bc080ca-0d1f-4f2e-8beb-2b95f3d69a0f"
+TOKEN = "0123456789abcdef" * 2
+HASH = "sha512-" + "ab" * 32
+IMAGE = {
+    "acKind": "ImageManifest", "acVersion": "0.8.11", "name": "example.com/redis",
+    "annotations": [{"name": "a", "value": "image"}, {"name": "b", "value": "image"}],
+}  # fmt: skip
+POD = {
+    "acVersion": "0.8.11", "acKind": "PodManifest",
+    "apps": [{"name": "redis", "image": {"id": HASH},
+              "annotations": [{"name": "c", "value": "pod"}, {"name": "a", "value": "pod"}]}],
+    "volumes": None, "isolators": None, "ports": None,
+    "annotations": [{"name": "ip-address", "value": "10.1.2.3"}],
+}  # fmt: skip
+
+
+class Answer(NamedTuple):
+    """A status, the Content-Type and the body."""
+
+    status: int
+    kind: str
+    body: bytes
+
+
+class Service:
+    """A metadata service in a context."""
+
+    def __init__(
+        self, rkt: RktContext, *flags: str, process: subprocess.Popen[bytes] | None = None
+    ) -> None:
+        self.rkt = rkt
+        self.socket = f"{rkt.root()}/run/rkt/metadata-svc.sock"
+        self.process = process or rkt.spawn("metadata-service", *flags)
+        assert self.process.stderr is not None
+        self.said: list[str] = []
+        while not self.said or self.said[-1] != "metadata service running...":
+            line = self.process.stderr.readline().decode()
+            assert line, self.said
+            self.said.append(line.rstrip())
+        assert self.said[0] == "metadata service starting..."
+
+    def stop(self) -> str:
+        """End the service; gives what it logged."""
+        self.process.terminate()
+        assert self.process.wait(20) == 0
+        assert self.process.stderr is not None
+        return self.process.stderr.read().decode()
+
+    def register(self, method: str, path: str, body: object = None) -> Answer:
+        """Speak to the unix socket."""
+        connection = http.client.HTTPConnection("metadata")
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.connect(self.socket)
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return answer(connection, method, path, data, {})
+
+    def both(self) -> None:
+        """Register the pod and its app."""
+        assert self.register("PUT", f"/pods/{UUID}?token={TOKEN}", POD).status == 200
+        assert self.register("PUT", f"/pods/{UUID}/redis", IMAGE).status == 200
+
+    def ask(
+        self, path: str, form: dict[str, bytes] | None = None, *, method: str = "",
+        token: str = TOKEN,
+    ) -> Answer:  # fmt: skip
+        """Ask as a pod does."""
+        connection = http.client.HTTPConnection("127.0.0.1", 18112)
+        connection.sock = tcp(self.rkt)
+        body = urllib.parse.urlencode(form).encode() if form else b""
+        kind = {"Content-Type": "application/x-www-form-urlencoded"} if form else {}
+        headers = {"Metadata-Flavor": "AppContainer", **kind}
+        method = method or ("POST" if form else "GET")
+        return answer(connection, method, f"/{token}/acMetadata/v1{path}", body, headers)
+
+
+def tcp(rkt: RktContext) -> socket.socket:
+    """Connect to the service in the network namespace of the context."""
+    found: list[socket.socket] = []
+
+    def connect() -> None:  # a thread may change its namespace without its process
+        with open(f"/proc/{rkt.holder}/ns/net") as file:
+            libc_setns(file.fileno())
+        found.append(socket.create_connection(("127.0.0.1", 18112), 5))
+
+    thread = threading.Thread(target=connect)
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def libc_setns(fd: int) -> None:
+    """Enter a network namespace."""
+    from rkt.linux import libc
+
+    libc.setns(fd, libc.CLONE_NEWNET)
+
+
+def answer(
+    connection: http.client.HTTPConnection, method: str, path: str, body: bytes,
+    headers: dict[str, str],
+) -> Answer:  # fmt: skip
+    """Send a request and read its answer."""
+    connection.request(method, path, body, headers)
+    got = connection.getresponse()
+    result = Answer(got.status, got.getheader("Content-Type", ""), got.read())
+    connection.close()
+    return result
+
+
+@pytest.fixture
+def service(rkt: RktContext) -> Iterator[Service]:
+    """Run the service for a test."""
+    running = Service(rkt)
+    yield running
+    if running.process.poll() is None:
+        running.stop()
+
+
+def test_every_endpoint(service: Service) -> None:
+    service.both()
+    ask = service.ask
+    assert ask("/pod/uuid") == (200, TEXT, UUID.encode())
+    assert ask("/pod/annotations") == (200, JSON, b'[{"name":"ip-address","value":"10.1.2.3"}]')
+    assert ask("/pod/annotations/") == ask("/pod/annotations")
+    assert ask("/pod/annotations/ip-address") == (200, TEXT, b"10.1.2.3")
+    got = ask("/pod/manifest")
+    assert (got.status, got.kind, json.loads(got.body)) == (200, JSON, POD)
+    got = ask("/apps/redis/image/manifest")
+    assert (got.status, got.kind, json.loads(got.body)) == (200, JSON, IMAGE)
+    assert ask("/apps/redis/image/id") == (200, TEXT, HASH.encode())
+    got = ask("/apps/redis/annotations")
+    assert (got.status, got.kind) == (200, JSON)
+    assert [(a["name"], a["value"]) for a in json.loads(got.body)] == [
+        ("a", "pod"), ("b", "image"), ("c", "pod"),
+    ]  # fmt: skip
+    assert ask("/apps/redis/annotations/a") == (200, TEXT, b"pod")
+
+
+def test_failures_of_questions(service: Service) -> None:
+    service.both()
+    ask = service.ask
+    assert ask("/pod/uuid", token="f" * 32) == (401, TEXT, b"pod not found\n")
+    assert ask("/pod/uuid", token=UUID) == (401, TEXT, b"pod not found\n")
+    assert ask("/apps/other/image/id") == (404, TEXT, b"app not found\n")
+    assert ask("/pod/annotations/none") == (404, TEXT, b'Pod annotation "none" not found\n')
+    text = b'Pod annotation "N" is not a valid AC Identifier\n'
+    assert ask("/pod/annotations/N") == (400, TEXT, text)
+    assert ask("/apps/redis/annotations/x") == (404, TEXT, b'App annotation "x" not found\n')
+    assert ask("/nothing").status == 404
+    assert ask("/pod/uuid", method="POST").status == 405
+    text = b"content form value not found\n"
+    assert ask("/pod/hmac/sign", {"x": b"1"}) == (400, TEXT, text)
+
+
+def test_signatures(service: Service) -> None:
+    service.both()
+    other, token = UUID.replace("5bc0", "6bc0"), "f" * 32
+    assert service.register("PUT", f"/pods/{other}?token={token}", POD).status == 200
+    content = b"Old MacDonald Had \xff\x00 Farm"
+    got = service.ask("/pod/hmac/sign", {"content": content})
+    assert (got.status, got.kind) == (200, TEXT)
+    assert len(base64.b64decode(got.body, validate=True)) == 64
+    form = {"content": content, "uuid": UUID.encode(), "signature": got.body}
+    path = "/pod/hmac/verify"
+    assert service.ask(path, form) == (200, TEXT, b"")
+    assert service.ask(path, form, token=token) == (200, TEXT, b"")
+    assert service.ask(path, {**form, "content": b"x"}) == (403, TEXT, b"")
+    assert service.ask(path, {**form, "uuid": other.encode()}) == (403, TEXT, b"")
+    got = service.ask(path, {**form, "uuid": b"x"})
+    assert (got.status, got.body[:34]) == (400, b"uuid field missing or malformed: b")
+    got = service.ask(path, {**form, "signature": b"#"})
+    assert got.body.startswith(b"signature field missing or corrupt: ")
+    got = service.ask(path, {"uuid": UUID.encode(), "signature": b""})
+    assert got.body == b"content field missing\n"
+    assert service.ask(path, {"content": b"x" * (2 << 20)}).status == 413
+
+
+def test_registration(service: Service) -> None:
+    put = service.register
+    bad = put("PUT", "/pods/nonsense?token=" + TOKEN, POD)
+    assert bad.status == 400
+    assert bad.body.startswith(b"UUID is missing or malformed: ")
+    assert put("PUT", f"/pods/{UUID}", POD)[::2] == (400, b"token missing\n")
+    assert put("PUT", f"/pods/{UUID}?token=short", POD)[::2] == (400, b"token missing\n")
+    bad = put("PUT", f"/pods/{UUID}?token={TOKEN}", b"{")
+    assert bad.status == 400
+    assert bad.body.startswith(b"JSON-decoding failed: ")
+    assert put("PUT", f"/pods/{UUID}/redis", IMAGE)[::2] == (
+        404, b"Pod with given UUID not found\n",
+    )  # fmt: skip
+    assert put("DELETE", f"/pods/{UUID}")[::2] == (404, b"pod not found\n")
+    service.both()
+    assert put("PUT", f"/pods/{UUID}/", IMAGE)[::2] == (400, b"app missing\n")
+    assert put("PUT", f"/pods/{UUID}/other", IMAGE).status == 400
+    assert put("DELETE", f"/pods/{UUID}").status == 200
+    assert service.ask("/pod/uuid").status == 401
+    log = service.stop()
+    assert f"PUT /pods/{UUID}?token=**** - 200\n" in log
+    assert "GET /****/acMetadata/v1/pod/uuid - 401\n" in log
+    assert TOKEN not in log
+    assert not os.path.exists(service.socket)
+
+
+def test_it_gives_up_its_privileges(rkt: RktContext, service: Service) -> None:
+    with open(f"/proc/{service.process.pid}/task/{service.process.pid}/children") as file:
+        (child,) = file.read().split()
+    with open(f"/proc/{child}/status") as file:
+        status = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+    assert set(status["Uid"].split()) == {str(0x7FFFFF9A)}
+    assert set(status["Gid"].split()) == {str(0x7FFFFF9A)}
+    for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        assert int(status[name], 16) == 0, name
+    assert status["NoNewPrivs"] == "1"
+    mode = os.stat(service.socket).st_mode
+    assert mode & 0o777 == 0o660
+    assert os.stat(f"{rkt.root()}/run/rkt/metadata").st_mode & 0o777 == 0o700
+    service.process.kill()
+    rkt.wait_for(lambda: not os.path.exists(f"/proc/{child}/exe"))
+
+
+def test_a_restart_forgets_nothing(rkt: RktContext) -> None:
+    service = Service(rkt)
+    service.both()
+    signature = service.ask("/pod/hmac/sign", {"content": b"x"}).body
+    service.stop()
+    with open(f"{rkt.root()}/run/rkt/metadata/pods/{UUID[:-1]}0.json", "w") as file:
+        file.write("damaged")
+    again = Service(rkt)
+    assert "rkt: warning: dropped a damaged registration: " in again.said[1]
+    assert again.ask("/pod/uuid").body == UUID.encode()
+    assert again.ask("/apps/redis/image/id").body == HASH.encode()
+    form = {"content": b"x", "uuid": UUID.encode(), "signature": signature}
+    assert again.ask("/pod/hmac/verify", form).status == 200
+    again.stop()
+
+
+def test_pods_are_known_for_a_while_after_their_end(rkt: RktContext) -> None:
+    service = Service(rkt, "--ttl=0s")
+    script = (
+        "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); "
+        "b = sys.argv[3].encode(); "
+        "s.sendall(f'PUT {sys.argv[2]} HTTP/1.1\\r\\nHost: x\\r\\nContent-Length: {len(b)}\\r\\n"
+        "\\r\\n'.encode() + b); s.recv(9999); print('sent', flush=True); sys.stdin.read()"
+    )
+    path = f"/pods/{UUID}?token={TOKEN}"
+    owner = subprocess.Popen(
+        [sys.executable, "-c", script, service.socket, path, json.dumps(POD)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert owner.stdout is not None
+    assert owner.stdout.readline() == b"sent\n"
+    assert service.ask("/pod/uuid").status == 200
+    owner.communicate()
+    saved = f"{rkt.root()}/run/rkt/metadata/pods/{UUID}.json"
+
+    def ended() -> bool:
+        with open(saved) as file:
+            return bool(json.load(file)["ended"] > 0)
+
+    rkt.wait_for(ended)
+    assert service.ask("/pod/uuid").status == 200  # the sweep comes every half a minute
+    service.stop()
+    service = Service(rkt, "--ttl=0s")
+    assert service.ask("/pod/uuid").status == 401
+    service.stop()
+
+
+def test_socket_activation(rkt: RktContext) -> None:
+    listening = socket.socket(socket.AF_UNIX)
+    path = f"{rkt.root()}/run/rkt/metadata-svc.sock"
+    listening.bind(path)
+    listening.listen()
+    start = f'exec 3<&{listening.fileno()}; export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@"'
+    process = subprocess.Popen(
+        ["bash", "-c", start, "bash", *rkt.argv("metadata-service")], stderr=subprocess.PIPE,
+        pass_fds=[listening.fileno()], env=rkt.env,
+    )  # fmt: skip
+    service = Service(rkt, process=process)
+    service.both()
+    assert service.ask("/pod/uuid").status == 200
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0
+    assert process.stderr is not None
+    process.stderr.close()
+    assert os.path.exists(path)  # it is systemd's
+    listening.close()
+
+
+def test_a_second_service_does_not_disturb_the_first(rkt: RktContext, service: Service) -> None:
+    result = rkt.rkt("metadata-service", status=254)
+    assert 'cannot listen on "/run/rkt/metadata-svc.sock": Address already in use' in result.stderr
+    service.both()
+    assert service.ask("/pod/uuid").status == 200
+
+
+@needs("cni")
+@pytest.mark.parametrize("net", ["host", "default"])
+def test_pods_find_the_service(rkt: RktContext, service: Service, net: str) -> None:
+    script = "wget -qO- $AC_METADATA_URL/acMetadata/v1/pod/uuid; echo; echo $AC_METADATA_URL"
+    image = AciBuilder("example.com/asks", exec=("/bin/sh", "-c", script)).busybox()
+    path = image.build(rkt.files).path
+    uuid_file = f"{rkt.files}/uuid"
+    result = rkt.rkt(OPEN, "run", f"--net={net}", f"--uuid-file-save={uuid_file}", path)
+    with open(uuid_file) as file:
+        uuid = file.read()
+    said, url = result.stdout.splitlines()
+    assert said == uuid
+    host = "127.0.0.1" if net == "host" else "172.16.28.1"
+    assert url.startswith(f"http://{host}:18112/")
+    assert os.path.exists(f"{rkt.pod_dir(uuid)}/mds-registered")
+    rkt.rkt("rm", uuid)
+    assert f"DELETE /pods/{uuid} - 200\n" in service.stop()
+
+
+def test_registration_on_request(rkt: RktContext, service: Service) -> None:
+    image = AciBuilder("example.com/asks", exec=("/bin/sh", "-c", "echo url=$AC_METADATA_URL"))
+    path = image.busybox().build(rkt.files).path
+    for flag in ("--mds-register=false", "--register-mds=false", "--net=none"):
+        assert rkt.rkt(OPEN, "run", flag, path).stdout == "url=\n"
+    assert rkt.rkt(OPEN, "run", "--register-mds", path).stdout.startswith("url=http://127.0.0.1:")
+    service.stop()
+    result = rkt.rkt(OPEN, "run", path)
+    assert (result.stdout, "metadata" in result.stderr) == ("url=\n", False)
+    began = time.monotonic()
+    result = rkt.rkt(OPEN, "run", "--mds-register", path, status=254)
+    assert time.monotonic() - began > 2  # three attempts, a second apart
+    assert result.stderr.endswith(
+        'rkt: could not reach the metadata service. "/run/rkt/metadata-svc.sock": '
+        "No such file or directory\n"
+        "hint: run the pod with --mds-register=false, or start the service: rkt metadata-service\n"
+    )
+
+
+def test_a_service_that_does_not_answer_is_worth_a_warning(rkt: RktContext) -> None:
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(f"{rkt.root()}/run/rkt/metadata-svc.sock")
+    listening.listen()
+
+    def reply() -> None:
+        connection, _ = listening.accept()
+        connection.recv(1 << 20)
+        connection.sendall(b"SSH-2.0-hello\r\n")
+        connection.close()
+
+    thread = threading.Thread(target=reply)
+    thread.start()
+    path = AciBuilder("example.com/true", exec=("/bin/true",)).busybox().build(rkt.files).path
+    result = rkt.rkt(OPEN, "run", path)
+    thread.join()
+    listening.close()
+    lines = [line for line in result.stderr.splitlines() if "metadata" in line]
+    wanted = '"/run/rkt/metadata-svc.sock": the answer is not HTTP'
+    assert lines == [f"rkt: warning: the pod is not registered with the metadata service: {wanted}"]
+
+
+def test_two_thousand_requests_a_second(rkt: RktContext, service: Service) -> None:
+    """Whatever the machine: no error, and at least a good part of what `make bench` wants."""
+    service.both()
+    script = (
+        "import socket, time\n"
+        f"r = b'GET /{TOKEN}/acMetadata/v1/pod/uuid HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n'\n"
+        "s = [socket.create_connection(('127.0.0.1', 18112)) for _ in range(16)]\n"
+        "t = time.time()\n"
+        "for _ in range(125):\n"
+        "    for c in s: c.sendall(r)\n"
+        f"    for c in s: assert c.recv(4096).endswith(b'{UUID}')\n"
+        "print(2000 / (time.time() - t))"
+    )
+    process = service.process
+    assert process.stderr is not None
+    drain = threading.Thread(target=process.stderr.read)
+    drain.start()
+    argv = in_namespace(rkt.holder, [sys.executable, "-c", script])
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert float(done.stdout) > 500
+    process.terminate()
+    assert process.wait(20) == 0
+    drain.join()
