@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from rkt.cli.flags import Parsed
+    from rkt.config.auth import Credentials
     from rkt.config.insecure import InsecureOptions
     from rkt.fetch.finder import Finder
     from rkt.keystore.keys import Keystore
@@ -53,6 +54,7 @@ class Context:
         self._skip_verify = parsed.flag("insecure-skip-verify")
         self._insecure: InsecureOptions | None = None
         self._store: Store | None = None
+        self._credentials: Credentials | None = None
 
     @staticmethod
     def _directory(path: str) -> str:
@@ -89,9 +91,18 @@ class Context:
 
         return Keystore(system=self.system_config, local=self.local_config)
 
+    def credentials(self) -> Credentials:
+        """Read the credentials of the configuration directories."""
+        if self._credentials is None:
+            from rkt.config.auth import Credentials
+
+            layers = (self.system_config, self.local_config, self.user_config)
+            self._credentials = Credentials(layers, self.env)
+        return self._credentials
+
     def finder(self, pull_policy: str) -> Finder:
         """Make the finder of images with this run's checks."""
         from rkt.fetch.finder import Finder, Options
 
-        options = Options(pull_policy, self.insecure, self.trust_keys_from_https)
+        options = Options(pull_policy, self.insecure, self.trust_keys_from_https, self.credentials)
         return Finder(self.store(), self.keystore(), options)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from rkt.errors import FetchError, one_line
 from rkt.schema.types import BadValue, parse_hash
 
+if TYPE_CHECKING:
+    from rkt.schema.docker import Reference
+
 HASH, NAME, FILE, URL, DOCKER = "hash", "name", "file", "url", "docker"
+LOCAL = ("oci", "oci-archive", "docker-archive")
+"""Kinds of docker and OCI images in local files."""
+_FOREIGN = ("docker://", *(f"{kind}:" for kind in LOCAL))
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*):")
 
@@ -39,9 +46,29 @@ def classify(text: str) -> Address:
         return _archive(text, kind)
     if kind == "docker":
         return Address(DOCKER, text)
+    if kind in LOCAL:
+        return Address(kind, text[len(kind) + 1 :])
     if kind == "cimd":
         return _distribution(text)
     return Address(NAME, text)
+
+
+def is_foreign(source: str) -> bool:
+    """Say whether an image that came from there is a docker or OCI image, or a layer of one."""
+    return source.startswith(_FOREIGN)
+
+
+def docker_reference(text: str) -> Reference:
+    """Read `docker://…`.  Raises FetchError."""
+    from rkt.schema.docker import parse_reference
+
+    try:
+        return parse_reference(text.partition(":")[2].removeprefix("//"))
+    except BadValue as err:
+        raise FetchError(
+            f'invalid docker URL "{one_line(text)}"; expected syntax is '
+            '"docker://[REGISTRY_HOST[:REGISTRY_PORT]/]IMAGE_NAME[:TAG]"'
+        ) from err
 
 
 def _is_file(text: str) -> bool:

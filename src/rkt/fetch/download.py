@@ -23,9 +23,17 @@ from rkt.fetch.progress import Progress
 from rkt.linux import atomic, lock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+    from typing import Protocol
 
-    from rkt.fetch.http import Client, Reply
+    from rkt.fetch.http import Reply
+
+    class Opener(Protocol):
+        """What sends the requests of a download: a Client, or what adds to one."""
+
+        def open(self, url: str, headers: Mapping[str, str] | None = None) -> Reply:
+            """Send a GET."""
+
 
 _ATTEMPTS = 3
 _KEEP_SECONDS = 7 * 86400
@@ -76,7 +84,7 @@ def exclusive(directory: str, url: str) -> Iterator[None]:
 
 @contextmanager
 def download(
-    client: Client,
+    client: Opener,
     url: str,
     directory: str,
     *,
@@ -86,7 +94,8 @@ def download(
 ) -> Iterator[Download]:
     """Download a URL, feed `sink` and give the file; it is removed at the end.
 
-    Progress is shown under a label, if there is one.  The caller holds `exclusive`.  Raises FetchError; nothing stays unless it can be continued.
+    Progress is shown under a label, if there is one.  The caller holds `exclusive`.  Raises
+    FetchError; nothing stays unless it can be continued.
     """
     _remove_stale(directory)
     part = _Partial(_base(directory, url), url, label)
@@ -101,7 +110,7 @@ def download(
         part.close(keep=False)
 
 
-def _transfer(client: Client, part: _Partial, sink: Sink, limit: int) -> Download:
+def _transfer(client: Opener, part: _Partial, sink: Sink, limit: int) -> Download:
     for attempt in range(1, _ATTEMPTS + 1):
         before = part.size
         try:
@@ -117,7 +126,7 @@ def _transfer(client: Client, part: _Partial, sink: Sink, limit: int) -> Downloa
     raise AssertionError("unreachable")
 
 
-def _attempt(client: Client, part: _Partial, sink: Sink, limit: int) -> Download:
+def _attempt(client: Opener, part: _Partial, sink: Sink, limit: int) -> Download:
     have = part.size
     asked = {"Range": f"bytes={have}-", "If-Range": part.validator} if have else {}
     with client.open(part.url, asked) as reply:

@@ -79,7 +79,9 @@ class Fetcher:
         self._keystore = keystore
         self._options = options
         self._insecure = options.insecure
-        self._client = Client(options.insecure)
+        read = options.credentials
+        credentials = None if read is None else lambda url: read().headers(url)
+        self._client = Client(options.insecure, credentials=credentials)
         self._offered: set[str] = set()
 
     # -- the three kinds of address

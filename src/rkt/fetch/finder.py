@@ -9,8 +9,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rkt import log
-from rkt.errors import FetchError, NotFound, SchemaError, UntrustedError, one_line
-from rkt.fetch.address import DOCKER, FILE, HASH, URL, classify
+from rkt.errors import FetchError, NotFound, SchemaError, UntrustedError, VerifyError, one_line
+from rkt.fetch.address import (
+    DOCKER,
+    FILE,
+    HASH,
+    LOCAL,
+    URL,
+    classify,
+    docker_reference,
+    is_foreign,
+)
 from rkt.fetch.options import NEVER, UPDATE, Options
 from rkt.schema.textual import AppRef, host_arch, parse_app_string
 from rkt.store.images import TRUSTED_LOCATION, VERIFIED, check_name
@@ -18,6 +27,7 @@ from rkt.store.images import TRUSTED_LOCATION, VERIFIED, check_name
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from rkt.fetch.address import Address
     from rkt.fetch.fetcher import Fetcher
     from rkt.keystore.keys import Keystore
     from rkt.schema.image import Dependency
@@ -27,6 +37,9 @@ __all__ = ["Finder", "Options"]
 
 _MAX_DEPENDENCIES = 256
 _MAX_DEPTH = 32
+_NO_SIGNATURES = (
+    "signature verification for docker images is not supported (try --insecure-options=image)"
+)
 _TRUSTED = (VERIFIED, TRUSTED_LOCATION)
 
 
@@ -48,8 +61,8 @@ class Finder:
         found = classify(address)
         if found.kind == HASH:
             return self._store.get(self._store.resolve(found.text))
-        if found.kind == DOCKER:
-            raise FetchError(f'cannot fetch "{one_line(address)}": docker images are not supported')
+        if found.kind == DOCKER or found.kind in LOCAL:
+            return self._by_conversion(found, address)
         if found.kind == FILE:
             record = self._fetcher().by_file(found.text, signature)
         elif found.kind == URL:
@@ -85,6 +98,8 @@ class Finder:
         proof = self._store.proof(key)
         is_trusted = proof is not None and proof.status in _TRUSTED
         if not is_trusted and not self._options.insecure.image:
+            if is_foreign(self._store.get(key).source):
+                raise VerifyError(_NO_SIGNATURES)
             self._verify_again(self._store.get(key))
         record = self._store.get(key)
         if not record.unpacked:
@@ -123,6 +138,36 @@ class Finder:
             raise _nothing(f'URL "{one_line(url)}"', "no image from there in the local store")
         return self._store.get(known.key)
 
+    def _by_conversion(self, found: Address, text: str) -> ImageRecord:
+        """Find a docker or OCI image; its layers come with it."""
+        is_local = found.kind in LOCAL
+        if not is_local and self._options.pull_policy != UPDATE:
+            reference = docker_reference(found.text)
+            known = self._store.remote(f"docker://{reference}")
+            if known is not None and self._is_whole(known.key):
+                log.debug(f"using image from local store for docker image {reference}")
+                return self._store.get(known.key)
+            if self._options.pull_policy == NEVER:
+                raise _nothing(
+                    f'URL "{one_line(text)}"', "no image from there in the local store",
+                    kind="docker image",
+                )  # fmt: skip
+        if not self._options.insecure.image:
+            raise FetchError(_NO_SIGNATURES)
+        if is_local:
+            from rkt.fetch.layout import LocalFetcher
+
+            return LocalFetcher(self._store).fetch(found, text)
+        from rkt.fetch.docker import DockerFetcher
+
+        fetcher = DockerFetcher(self._store, self._options)
+        return fetcher.fetch(text, docker_reference(found.text))
+
+    def _is_whole(self, key: str) -> bool:
+        from rkt.image.whole import is_whole
+
+        return is_whole(self._store, key)
+
     def _by_name(self, ref: AppRef, signature: str | None) -> ImageRecord:
         labels = {"os": "linux", "arch": host_arch(), **ref.labels}
         if self._options.pull_policy != UPDATE:
@@ -156,6 +201,11 @@ class Finder:
         if len(chain) >= _MAX_DEPTH:
             raise FetchError(f'image "{name}": dependencies deeper than {_MAX_DEPTH} levels')
         for dependency in manifest.dependencies:
+            if is_foreign(record.source) and not self._has(dependency):
+                raise FetchError(
+                    f'image "{name}": one of its layers is no longer in the store',
+                    hint=f"rkt fetch {one_line(record.source)}",
+                )
             child = self._dependency(dependency, name)
             if child.key in (*chain, record.key):
                 raise FetchError(f'image "{name}": it depends on "{child.name}", which needs it')
@@ -165,6 +215,13 @@ class Finder:
             if len(seen) > _MAX_DEPENDENCIES:
                 raise FetchError(f'image "{name}": more than {_MAX_DEPENDENCIES} dependencies')
             self._find_dependencies(child, [*chain, record.key], seen)
+
+    def _has(self, dependency: Dependency) -> bool:
+        try:
+            self._store.resolve(dependency.image_id or "")
+        except NotFound:
+            return False
+        return True
 
     def _dependency(self, dependency: Dependency, parent: str) -> ImageRecord:
         ref = AppRef(
@@ -194,9 +251,9 @@ class Finder:
         return self._made
 
 
-def _nothing(what: str, cause: str) -> FetchError:
+def _nothing(what: str, cause: str, *, kind: str = "image") -> FetchError:
     err = FetchError(
-        f"unable to fetch image from {what}: either image was not found in the store or store was "
+        f"unable to fetch {kind} from {what}: either image was not found in the store or store was "
         "disabled and fetching from remote yielded nothing or it was disabled"
     )
     err.__cause__ = NotFound(cause)

@@ -118,7 +118,7 @@ class Reply:
 
 
 class Client:
-    """One client for a whole command.  `credentials` gives the headers for a GET of an https URL."""
+    """One client for a whole command; `credentials` gives the headers for an https URL."""
 
     def __init__(
         self,

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from rkt.config.insecure import InsecureOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rkt.config.auth import Credentials
 
 NEW, UPDATE, NEVER = "new", "update", "never"
 """Pull policies: the stored image if there is one; ask the remote; the store only."""
@@ -16,5 +23,7 @@ class Options(msgspec.Struct, frozen=True):
     pull_policy: str = NEW
     insecure: InsecureOptions = InsecureOptions()
     trust_keys_from_https: bool = False
+    credentials: Callable[[], Credentials] | None = None
+    """Reads the configuration when somebody needs a password."""
     max_image_size: int = 32 << 30
     """Bytes of an archive as it comes over the network."""

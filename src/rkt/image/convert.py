@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from rkt.errors import ArchiveError, KernelError, NotFound, RktError
+from rkt.errors import ArchiveError, KernelError, RktError
 from rkt.image import layer as layers
 from rkt.image import tar
 from rkt.image.aciwriter import AciWriter
 from rkt.image.archive import LIMITS
 from rkt.image.export import archive_chunks
 from rkt.image.ingest import can_own_files
-from rkt.image.layer import Blob, Converted, NeedsLower, Plan
+from rkt.image.layer import Blob, Converted, Plan
 from rkt.image.merge import LayerIndex, Merged, Outcome
 from rkt.image.tar import show
 from rkt.schema import codec
@@ -376,23 +376,6 @@ class _Copies:
             count -= len(data)
 
 
-def is_whole(store: Store, key: str) -> bool:
-    """Say whether a converted image is in the store with all that it depends on."""
-    todo = [key]
-    seen: set[str] = set()
-    try:
-        while todo:
-            one = todo.pop()
-            if one in seen:
-                continue
-            seen.add(one)
-            for dependency in store.manifest(one).dependencies:
-                todo.append(store.resolve(dependency.image_id or ""))
-    except NotFound:
-        return False
-    return True
-
-
 if TYPE_CHECKING:
     _Member = tuple[tar.Entry, Iterable[memoryview]]
 
@@ -421,9 +404,3 @@ def _directory(name: bytes) -> tar.Entry:
 
 def _below(path: bytes) -> bytes:
     return layers.ROOTFS + b"/" + path
-
-
-__all__ = [
-    "Assembly", "Blob", "Description", "NeedsLower", "StoredLayer", "is_whole", "place_layer",
-    "stored_layer",
-]  # fmt: skip
