@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from rkt.cli.flags import Flag, invalid
+from rkt.cli.flags import FALSE, TRUE, Flag, invalid
 from rkt.cli.nameflags import NAME_FLAGS, hostname
 from rkt.cli.nameflags import read as name_service
 from rkt.errors import NetworkError, RktError, UsageError
@@ -13,12 +13,13 @@ from rkt.stage0.request import AppRequest, PodRequest, RunRequest
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rkt.cli.context import Context
-    from rkt.cli.flags import Parsed
+    from rkt.cli.flags import AppWords, Parsed
     from rkt.stage0.prepare import Preparer
     from rkt.stage0.stage1image import Choice
 
 HOST, NONE = "host", "none"
 _OLD_NET = {"true": "default", "false": HOST}
+_ONCE = ("signature", "exec", "seccomp")
 STAGE1_KINDS = ("url", "path", "name", "hash", "from-dir")
 
 IMAGE_FLAGS = (
@@ -32,6 +33,8 @@ IMAGE_FLAGS = (
 
 APP_FLAGS = (
     Flag("annotation", "set the app's annotations (example: '--annotation=foo=bar')", app=True),
+    Flag("cap-remove", "capabilities to remove", app=True, use="--caps-remove"),
+    Flag("cap-retain", "capabilities to retain", app=True, use="--caps-retain"),
     Flag("caps-remove", "capabilities to remove from the default set (example: "
          "'--caps-remove=CAP_MKNOD')", app=True),
     Flag("caps-retain", "the capabilities that the app keeps, replaces the image's set", app=True),
@@ -66,6 +69,8 @@ PREPARE_FLAGS = (
     Flag("no-overlay", "disable overlay filesystem", kind="bool"),
     Flag("pod-manifest", "the path to the pod manifest. If it's non-empty, then only '--net', "
          "'--no-overlay' and '--interactive' will have effect"),
+    Flag("private-users", "run within a user namespace: root of the apps is nobody on the host",
+         kind="bool"),
     Flag("port", "ports to expose on the host (example: '--port=NAME:[HOSTIP:]HOSTPORT')",
          kind="list"),
     Flag("set-env", "environment variable to set for all the apps in the form key=value",
@@ -80,6 +85,7 @@ START_FLAGS = (
     Flag("hostname", "pod's hostname. If empty, it will be \"rkt-$PODUUID\""),
     Flag("interactive", "run pod interactively. If true, only one image may be supplied",
          kind="bool"),
+    Flag("ipc", 'whether to stay in the host IPC namespace: "auto", "private" or "parent"'),
     Flag("mds-register", "register pod with metadata service", kind="bool", default="auto"),
     Flag("register-mds", "register pod with metadata service", kind="bool", hidden=True),
     Flag("net", "configure the pod's networking: host, none, default, default-restricted, all, or "
@@ -108,15 +114,16 @@ def pull_policy(args: Parsed) -> str:
 def pod_request(context: Context, args: Parsed) -> PodRequest:
     """Read the flags of a pod to prepare; raises UsageError or RktError on what contradicts."""
     manifest = args.string("pod-manifest")
-    conflicting = ("volume", "mount", "port", "inherit-env", "set-env", "set-env-file",
-                   "pull-policy", "store-only", "no-store", "local")  # fmt: skip
-    if manifest and (args.apps or any(args.given(name) for name in conflicting)):
+    conflicting = ("volume", "mount", "port", "inherit-env", "set-env", "set-env-file")
+    if manifest and (
+        args.apps or pull_policy(args) != "new" or any(args.given(name) for name in conflicting)
+    ):
         raise RktError("conflicting flags set with --pod-manifest (see --help)")
     if not manifest and not args.apps:
         raise RktError("must provide at least one image or specify the pod manifest",
                        hint="rkt help run")  # fmt: skip
-    return PodRequest(
-        [AppRequest(app.image, app.args, app.flags) for app in args.apps],
+    request = PodRequest(
+        [AppRequest(app.image, app.args, _app_flags(app)) for app in args.apps],
         volumes=args.all("volume"),
         mounts=args.all("mount"),
         ports=args.all("port"),
@@ -124,8 +131,32 @@ def pod_request(context: Context, args: Parsed) -> PodRequest:
         env_files=args.all("set-env-file"),
         inherited_env=dict(context.env) if args.flag("inherit-env") else {},
         no_overlay=args.flag("no-overlay"),
+        private_users=args.flag("private-users"),
         pod_manifest=manifest,
     )
+    if request.private_users and not os.path.exists("/proc/self/ns/user"):
+        raise RktError("--private-users is not supported, kernel compiled without user namespace "
+                       "support")  # fmt: skip
+    from rkt.stage0.podmanifest import check_flags
+
+    check_flags(request)
+    return request
+
+
+def _app_flags(app: AppWords) -> dict[str, list[str]]:
+    """Give an app's flags under their present names; raises UsageError for what is no good."""
+    flags = dict(app.flags)
+    for old, new in (("cap-retain", "caps-retain"), ("cap-remove", "caps-remove")):
+        if old in flags:
+            flags[new] = flags.get(new, []) + flags.pop(old)
+    for name in _ONCE:
+        values = flags.get(name, [])
+        if len(values) > 1:
+            raise invalid(name, values[1], f"--{name} specified multiple times for the same image")
+    for value in flags.get("readonly-rootfs", ()):
+        if value not in TRUE and value not in FALSE:
+            raise invalid("readonly-rootfs", value, "--readonly-rootfs must be set with a boolean")
+    return flags
 
 
 def _explicit_env(values: list[str]) -> list[tuple[str, str]]:
@@ -204,6 +235,9 @@ def run_request(context: Context, args: Parsed) -> RunRequest:
     if net in ("host", "none") and args.given("port"):
         raise RktError(f"--port flag does not work with '{net}' networking",
                        hint="give the pod a network of its own: --net=default")  # fmt: skip
+    ipc = args.string("ipc")
+    if ipc not in ("", "auto", "private", "parent"):
+        raise invalid("ipc", ipc, 'must be "auto", "private" or "parent"')
     insecure = context.insecure
     return RunRequest(
         net=net,
@@ -211,6 +245,7 @@ def run_request(context: Context, args: Parsed) -> RunRequest:
         register=_register(args, net),
         interactive=args.flag("interactive"),
         hostname=hostname(args),
+        ipc=ipc,
         local_config=os.path.abspath(context.local_config),
         debug=context.debug,
         disable_capabilities=insecure.capabilities,

@@ -43,6 +43,11 @@ def isolators(app: AppRequest, base: Sequence[iso.Isolator]) -> tuple[iso.Isolat
     return (*(isolator for isolator in base if isolator.name not in replaced), *given)
 
 
+def check(app: AppRequest) -> None:
+    """Raise RktError for a flag whose value cannot be an isolator, whatever the image has."""
+    isolators(app, ())
+
+
 def _memory(text: str) -> iso.Isolator:
     amount = Quantity.parse(text)
     if amount.bytes() < _LEAST_MEMORY:
@@ -56,11 +61,17 @@ def _cpu(text: str) -> iso.Isolator:
 
 
 def _cpu_shares(text: str) -> iso.Isolator:
-    return iso.Isolator("os/linux/cpu-shares", int(text))
+    return iso.Isolator("os/linux/cpu-shares", _integer(text))
 
 
 def _oom_score_adj(text: str) -> iso.Isolator:
-    return iso.Isolator("os/linux/oom-score-adj", int(text))
+    return iso.Isolator("os/linux/oom-score-adj", _integer(text))
+
+
+def _integer(text: str) -> int:
+    if not text.lstrip("-").isdecimal() or len(text) > 18:
+        raise ValueError(f'"{text}" is not an integer')
+    return int(text)
 
 
 def _seccomp(text: str) -> iso.Isolator:

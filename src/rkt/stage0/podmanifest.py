@@ -19,7 +19,7 @@ from rkt.schema.pod import (
 )
 from rkt.schema.textual import parse_mount, parse_port, parse_volume
 from rkt.schema.types import parse_ac_name, parse_bool, sanitize_ac_name
-from rkt.stage0.overrides import isolators
+from rkt.stage0 import overrides
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z_0-9.-]*")
 _MAX_FILE = 16 << 20
+_MAX_ID = 2**32 - 2
 
 
 class Image:
@@ -50,8 +51,8 @@ class Image:
 
 def build(request: PodRequest, images: Sequence[Image]) -> PodManifest:
     """Make the manifest of a pod from what the command line says; raises RktError."""
-    volumes = tuple(_flag("volume", text, parse_volume) for text in request.volumes)
-    general = tuple(_flag("mount", text, parse_mount) for text in request.mounts)
+    volumes = _volumes(request)
+    general = _mounts(request.mounts)
     names: set[str] = set()
     apps = []
     for app, image in zip(request.apps, images, strict=True):
@@ -67,6 +68,34 @@ def build(request: PodRequest, images: Sequence[Image]) -> PodManifest:
     ports = tuple(_flag("port", text, parse_port) for text in request.ports)
     check_ports(apps, ports)
     return PodManifest.create(tuple(apps), volumes=volumes, ports=ports)
+
+
+def check_flags(request: PodRequest) -> None:
+    """Read the flags that no image changes, before any image is looked for; raises RktError."""
+    known = {volume.name for volume in _volumes(request)}
+    mounts = _mounts(request.mounts)
+    for text in request.ports:
+        _flag("port", text, parse_port)
+    env_files(request.env_files)
+    for app in request.apps:
+        own = _mounts(app.flags.get("mount", ()))
+        for mount in (*own, *mounts):
+            if mount.volume not in known:
+                raise _dangling(mount)
+        if app.last("name") is not None:
+            _flag("name", app.last("name") or "", parse_ac_name)
+        overrides.check(app)
+        _gids(app)
+        for name in ("annotation", "environment", "user-annotation", "user-label"):
+            _pairs(app, name)
+
+
+def _volumes(request: PodRequest) -> tuple[Volume, ...]:
+    return tuple(_flag("volume", text, parse_volume) for text in request.volumes)
+
+
+def _mounts(texts: Sequence[str]) -> tuple[Mount, ...]:
+    return tuple(_flag("mount", text, parse_mount) for text in texts)
 
 
 def check_ports(apps: Sequence[RuntimeApp], ports: Sequence[ExposedPort]) -> None:
@@ -89,6 +118,8 @@ def _flag(name: str, text: str, parse: Callable[[str], T]) -> T:
     try:
         return parse(text)
     except (SchemaError, ValueError) as err:
+        if f" in --{name} flag " in str(err):  # says so itself
+            raise
         raise RktError(f'invalid value in --{name} flag "{text}"') from err
 
 
@@ -110,7 +141,7 @@ def _runtime_app(
     name: str, request: PodRequest, app: AppRequest, image: Image, general: tuple[Mount, ...]
 ) -> RuntimeApp:
     _check_platform(image)
-    own = tuple(_flag("mount", text, parse_mount) for text in app.flags.get("mount", ()))
+    own = _mounts(app.flags.get("mount", ()))
     mounts: dict[str, Mount] = {}
     for mount in (*own, *general):
         mounts.setdefault(os.path.normpath(mount.path), mount)
@@ -145,21 +176,16 @@ def _app_section(request: PodRequest, app: AppRequest, manifest: ImageManifest) 
             )
         base = App(user=str(os.getuid()), group=str(os.getgid()))
     exec_ = (command,) if command is not None else base.exec
-    gids = [
-        _flag("supplementary-gids", item, _gid)
-        for text in app.flags.get("supplementary-gids", ())
-        for item in text.split(",")
-    ]
     try:
         return msgspec.structs.replace(
             base,
             exec=(*exec_, *app.args),
             user=app.last("user") or base.user,
             group=app.last("group") or base.group,
-            supplementary_gids=tuple(gids) or base.supplementary_gids,
+            supplementary_gids=_gids(app) or base.supplementary_gids,
             working_directory=app.last("working-dir") or base.working_directory,
             environment=_environment(request, app, base),
-            isolators=isolators(app, base.isolators),
+            isolators=overrides.isolators(app, base.isolators),
             user_annotations={**base.user_annotations, **_pairs(app, "user-annotation")},
             user_labels={**base.user_labels, **_pairs(app, "user-label")},
         )
@@ -167,8 +193,13 @@ def _app_section(request: PodRequest, app: AppRequest, manifest: ImageManifest) 
         raise RktError(f'image "{manifest.name}": cannot apply the flags') from err
 
 
+def _gids(app: AppRequest) -> tuple[int, ...]:
+    words = [word for text in app.flags.get("supplementary-gids", ()) for word in text.split(",")]
+    return tuple(_flag("supplementary-gids", word, _gid) for word in words)
+
+
 def _gid(text: str) -> int:
-    if not text.isdigit():
+    if not text.isdecimal() or int(text[:11]) > _MAX_ID:
         raise ValueError("--supplementary-gids must be integers")
     return int(text)
 
@@ -233,8 +264,11 @@ def _check_mounts(apps: Sequence[RuntimeApp], volumes: Sequence[Volume]) -> None
     for app in apps:
         for mount in app.mounts:
             if mount.app_volume is None and mount.volume not in known:
-                raise RktError(f'dangling mount point "{mount.path}": volume "{mount.volume}" '
-                               "not found")  # fmt: skip
+                raise _dangling(mount)
+
+
+def _dangling(mount: Mount) -> RktError:
+    return RktError(f'dangling mount point "{mount.path}": volume "{mount.volume}" not found')
 
 
 def read(path: str, store: Store, finder: Finder) -> tuple[PodManifest, list[Image]]:
@@ -260,4 +294,5 @@ def read(path: str, store: Store, finder: Finder) -> tuple[PodManifest, list[Ima
         apps.append(msgspec.structs.replace(app, app=section, image=reference))
         images.append(image)
     _check_mounts(apps, manifest.volumes)
+    check_ports(apps, manifest.ports)
     return msgspec.structs.replace(manifest, apps=tuple(apps)), images

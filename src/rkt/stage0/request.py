@@ -32,7 +32,7 @@ class PodRequest:
 
     __slots__ = (
         "apps", "env_files", "explicit_env", "inherited_env", "mounts", "no_overlay",
-        "pod_manifest", "ports", "volumes",
+        "pod_manifest", "ports", "private_users", "volumes",
     )  # fmt: skip
 
     def __init__(
@@ -46,6 +46,7 @@ class PodRequest:
         env_files: Sequence[str] = (),
         inherited_env: Mapping[str, str] | None = None,
         no_overlay: bool = False,
+        private_users: bool = False,
         pod_manifest: str = "",
     ) -> None:
         self.apps = list(apps)
@@ -56,6 +57,7 @@ class PodRequest:
         self.env_files = list(env_files)
         self.inherited_env = dict(inherited_env or {})
         self.no_overlay = no_overlay
+        self.private_users = private_users
         self.pod_manifest = pod_manifest
 
 
@@ -96,7 +98,7 @@ class RunRequest:
 
     __slots__ = (
         "debug", "disable_capabilities", "disable_paths", "disable_seccomp", "dns", "hostname",
-        "interactive", "local_config", "net", "register",
+        "interactive", "ipc", "local_config", "net", "register",
     )  # fmt: skip
 
     def __init__(
@@ -105,6 +107,7 @@ class RunRequest:
         net: str = "host",
         interactive: bool = False,
         hostname: str = "",
+        ipc: str = "",
         local_config: str = "",
         debug: bool = False,
         disable_capabilities: bool = False,
@@ -118,6 +121,7 @@ class RunRequest:
         self.register = register
         self.interactive = interactive
         self.hostname = hostname
+        self.ipc = ipc
         self.local_config = local_config
         self.debug = debug
         self.disable_capabilities = disable_capabilities

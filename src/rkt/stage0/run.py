@@ -84,6 +84,11 @@ def arguments(stage1: Stage1, request: RunRequest, uuid: str, token: str = "") -
             argv.append("--disable-paths")
         if request.disable_seccomp:
             argv.append("--disable-seccomp")
+    if request.ipc:
+        if stage1.interface >= 6:
+            argv.append(f"--ipc={request.ipc}")
+        else:
+            log.warning("--ipc option is not supported by stage1")
     argv.append(uuid)
     return argv
 
