@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from rkt import const, log
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,3 +94,15 @@ def size_text(size: int) -> str:
     if unit != "B" and value < 10:
         return f"{value:.1f}{unit}"
     return f"{value:.0f}{unit}"
+
+
+def report_problems(problems: Sequence[str], what: str) -> None:
+    """Write to stderr what could not be listed (rkt-cli section 8.1)."""
+    rule = "-" * 40
+    log.info(f"{len(problems)} error(s) encountered when listing {what}:")
+    log.info(rule)
+    for problem in problems:
+        log.info(problem)
+    log.info(rule)
+    log.info("misc:")
+    log.info(f"  rkt's appc version: {const.APPC_VERSION}")

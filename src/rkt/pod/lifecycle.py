@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _MAX_FILE = 16 << 20
+_READ_CHUNK = 1 << 16
 _LOCK_ATTEMPTS = 5
 
 
@@ -107,16 +108,34 @@ class Pod:
             atomic.fsync_dir(old)
 
     def read(self, name: str) -> bytes | None:
-        """Read a file of the pod, None if it is missing.  Never follows a link at the last step."""
+        """Read a file of the pod, None if it is missing.  Never follows a link at the last step.
+
+        Raises PermissionError, and RktError for what is no readable file.
+        """
         try:
-            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self.fd)
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            fd = os.open(name, flags, dir_fd=self.fd)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        with os.fdopen(fd, "rb") as file:
-            data = file.read(_MAX_FILE + 1)
-        if len(data) > _MAX_FILE:
-            raise RktError(f'pod "{self.uuid}": file "{name}" is too large')
-        return data
+        except OSError as err:
+            raise self._unreadable(name, err) from err
+        try:
+            data = os.read(fd, _READ_CHUNK)
+            while len(data) <= _MAX_FILE:
+                more = os.read(fd, _READ_CHUNK) if data else b""
+                if not more:
+                    return data
+                data += more
+        except OSError as err:
+            raise self._unreadable(name, err) from err
+        finally:
+            os.close(fd)
+        raise RktError(f'pod "{self.uuid}": file "{name}" is too large')
+
+    def _unreadable(self, name: str, err: OSError) -> Exception:
+        if isinstance(err, PermissionError):
+            return PermissionError(err.errno, err.strerror, f"{self.path}/{name}")
+        return RktError(f'pod "{self.uuid}": cannot read "{name}": {err.strerror}')
 
     def read_text(self, name: str) -> str | None:
         """Read a one-line text file of the pod, stripped; None if it is missing."""
@@ -125,11 +144,7 @@ class Pod:
 
     def exists(self, name: str) -> bool:
         """Say whether the pod has a file of this name."""
-        try:
-            os.stat(name, dir_fd=self.fd, follow_symlinks=False)
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        return True
+        return self.mtime(name) is not None
 
     def mtime(self, name: str) -> int | None:
         """Give the modification time of a file of the pod in ns, None if it is missing."""
@@ -137,6 +152,8 @@ class Pod:
             return os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_mtime_ns
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as err:
+            raise self._unreadable(name, err) from err
 
     def created(self) -> int | None:
         """When the pod was created, in ns."""
@@ -155,29 +172,52 @@ class Pod:
 
         With overlay it is the upper directory, which is there without any mount.
         """
-        tree = self.read_text("stage1TreeStoreID")
-        upper = f"overlay/{tree}/upper"
-        return upper if tree and self.exists(upper) else "stage1/rootfs"
+        tree = self.read_text("stage1TreeStoreID") or ""
+        if all(c.isalnum() or c == "-" for c in tree):
+            upper = f"overlay/{tree}/upper"
+            if tree and self.exists(upper):
+                return upper
+        return self._other_upper() or "stage1/rootfs"
+
+    def _other_upper(self) -> str | None:
+        """Find the upper directory of stage1 when the file that names it is lost."""
+        if self.exists("stage1/rootfs/rkt"):
+            return None
+        try:
+            fd = lock.open_dir("overlay", dir_fd=self.fd)
+        except OSError:  # no overlay, or nothing that could be one
+            return None
+        try:
+            uppers = [f"overlay/{name}/upper" for name in os.listdir(fd)]
+        finally:
+            os.close(fd)
+        return next((upper for upper in uppers if self.exists(f"{upper}/rkt/status")), None)
 
     def exit_codes(self, apps: Sequence[str]) -> dict[str, int]:
         """Give the recorded exit codes of those apps that have one."""
         codes = {}
         base = self.stage1_rootfs()
         for app in apps:
-            text = self.read_text(f"{base}/rkt/status/{app}")
-            if text and text.lstrip("-").isdigit():
-                codes[app] = int(text)
+            code = number(self.read_text(f"{base}/rkt/status/{app}"))
+            if code is not None:
+                codes[app] = code
         return codes
 
     def pid(self) -> int | None:
         """PID of the pod's init from the files `pid` or `ppid`; None if there is none (yet)."""
-        text = self.read_text("pid")
-        if text and text.isdigit():
-            return int(text)
-        text = self.read_text("ppid")
-        if text and text.isdigit():
-            return _only_child(int(text))
+        pid = number(self.read_text("pid"))
+        if pid is not None and pid > 0:
+            return pid
+        parent = number(self.read_text("ppid"))
+        return _only_child(parent) if parent is not None and parent > 0 else None
+
+
+def number(text: str | None) -> int | None:
+    """Read a number that a program left in a file of the pod, None if it is none."""
+    digits = text[1:] if text and text[0] == "-" else text
+    if not text or not digits or len(digits) > 10 or not (digits.isascii() and digits.isdigit()):
         return None
+    return int(text)
 
 
 def _only_child(parent: int) -> int | None:
@@ -253,7 +293,7 @@ def opened(data_dir: str, uuid: str, where: str) -> Pod | None:
     for place in (where, *state.SEARCH_ORDER, *state.SEARCH_ORDER):
         try:
             fd = lock.open_dir(f"{base}/{place}/{uuid}")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             continue
         return Pod(base, place, uuid, fd)
     return None

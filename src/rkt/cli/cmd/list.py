@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import time
 
-from rkt import const, log
-from rkt.cli import output
+from rkt.cli import formats, output
 from rkt.cli.flags import Command, Flag
 from rkt.errors import NotFound, RktError, describe
 from rkt.pod import lifecycle, view
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
     from rkt.cli.context import Context
     from rkt.cli.flags import Parsed
     from rkt.pod.lifecycle import Pod
+
+    T = TypeVar("T")
 
 _HEADERS = ("UUID", "APP", "ACI", "STATE", "NETWORKS", "CREATED", "STARTED")
 
@@ -23,6 +27,7 @@ COMMAND = Command(
     "",
     description="Lists the pods of this host, one line an app.",
     flags=(
+        formats.FORMAT,
         Flag("full", "use long output format", kind="bool"),
         Flag("no-legend", "suppress a legend with the list", kind="bool"),
     ),
@@ -30,51 +35,57 @@ COMMAND = Command(
 
 
 def run(context: Context, args: Parsed) -> int:
-    """Print the table of pods; what cannot be read is reported after it."""
-    full = args.flag("full")
-    rows: list[tuple[str, ...]] = []
+    """Print the pods; those that cannot be read are reported after them."""
+    form, full = formats.given_format(args, "list"), args.flag("full")
     problems: list[str] = []
-    for pod in lifecycle.every(context.data_dir):
-        try:
-            rows += _rows(pod, full=full)
-        except NotFound:
-            continue  # deleted meanwhile
-        except RktError as err:
-            problems.append(f"Unable to read pod {pod.uuid} manifest:\n  {describe(err)}")
-    if not args.flag("no-legend"):
-        rows.insert(0, _HEADERS)
-    output.write(output.table(rows))
+    if form:
+        from rkt.pod import report
+
+        output.line(formats.text(_each(context, report.pod, problems), form))
+    else:
+        now = time.time_ns()
+        blocks = _each(context, lambda pod: _rows(pod, problems, full=full, now=now), problems)
+        rows = [row for block in blocks for row in block]
+        if not args.flag("no-legend"):
+            rows.insert(0, _HEADERS)
+        output.write(output.table(rows))
     if problems:
-        _report(problems)
+        output.report_problems(problems, "pods")
     return 0
 
 
-def _rows(pod: Pod, *, full: bool) -> list[tuple[str, ...]]:
+def _each(context: Context, look: Callable[[Pod], T], problems: list[str]) -> list[T]:
+    found = []
+    for pod in lifecycle.every(context.data_dir):
+        try:
+            found.append(look(pod))
+        except NotFound:
+            continue  # deleted meanwhile
+        except (RktError, OSError) as err:
+            problems.append(f"Unable to read pod {pod.uuid} manifest:\n  {describe(err)}")
+    return found
+
+
+def _rows(pod: Pod, problems: list[str], *, full: bool, now: int) -> list[tuple[str, ...]]:
     state = pod.state()
     created, started = pod.created(), pod.started()
     apps = view.app_names(pod) if state not in ("preparing", "aborted prepare") else []
+    try:
+        networks = view.networks(pod)
+    except RktError as err:  # not worth hiding the pod for
+        networks = ""
+        problems.append(describe(err))
     first = apps[0] if apps else "-"
     image = view.image_name(pod, first) if apps else "-"
     rows: list[tuple[str, ...]] = [(
-        pod.uuid if full else pod.uuid[:8], first, image, state, view.networks(pod),
-        _when(created, full=full), _when(started, full=full),
+        pod.uuid if full else pod.uuid[:8], first, image, state, networks,
+        _when(created, full=full, now=now), _when(started, full=full, now=now),
     )]  # fmt: skip
     rows += [("", app, view.image_name(pod, app), "", "", "", "") for app in apps[1:]]
     return rows
 
 
-def _when(nanoseconds: int | None, *, full: bool) -> str:
+def _when(nanoseconds: int | None, *, full: bool, now: int) -> str:
     if nanoseconds is None:
         return ""
-    return output.time_text(nanoseconds) if full else output.ago(nanoseconds, time.time_ns())
-
-
-def _report(problems: list[str]) -> None:
-    rule = "-" * 40
-    log.info(f"{len(problems)} error(s) encountered when listing pods:")
-    log.info(rule)
-    for problem in problems:
-        log.info(problem)
-    log.info(rule)
-    log.info("misc:")
-    log.info(f"  rkt's appc version: {const.APPC_VERSION}")
+    return output.time_text(nanoseconds) if full else output.ago(nanoseconds, now)

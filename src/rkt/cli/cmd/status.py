@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from rkt.cli import duration, output
+from rkt.cli import duration, formats, output
 from rkt.cli.flags import FALSE, TRUE, Command, Flag
 from rkt.cli.uuids import UUID_FILE, given_uuid
 from rkt.errors import RktError, UsageError
@@ -22,6 +22,7 @@ COMMAND = Command(
     "[--wait] UUID",
     description="Prints assorted information about a pod such as its state, pid and exit status.",
     flags=(
+        formats.FORMAT,
         UUID_FILE,
         Flag("wait", "wait for the pod to exit: true, false, or how long at most", default="false",
              bare="true"),
@@ -32,10 +33,16 @@ COMMAND = Command(
 def run(context: Context, args: Parsed) -> int:
     """Print what is known of a pod, after its end with --wait."""
     limit = _wait_limit(args.string("wait"))
+    form = formats.given_format(args, "status")
     with lifecycle.find(context.data_dir, given_uuid(args, "status")) as pod:
         if limit != 0:
             _wait(pod, limit)
-        _print(pod)
+        if form:
+            from rkt.pod import report
+
+            output.line(formats.text(report.pod(pod), form))
+        else:
+            _print(pod)
     return 0
 
 

@@ -1,0 +1,125 @@
+"""Pods and apps as JSON shows them (rkt-cli sections 8.1 and 11.5)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from rkt.pod import lifecycle, view
+
+if TYPE_CHECKING:
+    from rkt.pod.lifecycle import Pod
+    from rkt.schema.pod import PodManifest, RuntimeApp
+
+CREATED = "created"
+RUNNING = "running"
+EXITED = "exited"
+UNKNOWN = "unknown"
+
+_UNBORN = ("embryo", "preparing", "aborted prepare")
+
+
+class MountReport(msgspec.Struct, frozen=True):
+    """A mount of an app: a volume's name, where it is inside and outside."""
+
+    name: str
+    container_path: str
+    host_path: str
+    read_only: bool
+
+
+class AppReport(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An app's state; times in ns since 1970."""
+
+    name: str
+    state: str
+    created_at: int | None = None
+    started_at: int | None = None
+    finished_at: int | None = None
+    exit_code: int | None = None
+    image_id: str = ""
+    mounts: tuple[MountReport, ...] = ()
+    user_annotations: dict[str, str] = {}
+    user_labels: dict[str, str] = {}
+
+
+class PodReport(msgspec.Struct, frozen=True, omit_defaults=True, rename={"uuid": "name"}):
+    """A pod's state; times in seconds since 1970."""
+
+    uuid: str
+    state: str
+    networks: tuple[dict[str, object], ...] = ()
+    app_names: tuple[str, ...] = ()
+    apps: tuple[AppReport, ...] = ()
+    created_at: int | None = None
+    started_at: int | None = None
+    user_annotations: dict[str, str] = {}
+    user_labels: dict[str, str] = {}
+
+
+def has_apps(state: str) -> bool:
+    """Say whether a pod in this state has a manifest that can be relied on."""
+    return state not in _UNBORN
+
+
+def pod(of: Pod) -> PodReport:
+    """Look at a pod.  Raises RktError if its manifest or record of networks is damaged."""
+    state = of.state()
+    created, started = of.created(), of.started()
+    if not has_apps(state):
+        return PodReport(of.uuid, state)
+    manifest = view.manifest(of)
+    return PodReport(
+        of.uuid, state,
+        networks=tuple(view.network_infos(of)),
+        app_names=tuple(app.name for app in manifest.apps),
+        apps=tuple(app(of, one, manifest, state) for one in manifest.apps),
+        created_at=None if created is None else created // 10**9,
+        started_at=None if started is None else started // 10**9,
+        user_annotations=manifest.user_annotations,
+        user_labels=manifest.user_labels,
+    )  # fmt: skip
+
+
+def app(of: Pod, one: RuntimeApp, manifest: PodManifest, state: str) -> AppReport:
+    """Look at an app of a pod that is in a state.
+
+    Started is what has a process recorded, or the marker of a mutable pod; of an app that ended
+    with its pod, by whatever force, the end is that of the pod.
+    """
+    base = f"{of.stage1_rootfs()}/rkt"
+    status = f"{base}/status/{one.name}"
+    created = of.mtime(f"{status}-created") or of.created()
+    started = of.mtime(f"{status}-started") or of.mtime(f"{base}/pids/{one.name}")
+    finished = of.mtime(status)
+    if finished is not None:
+        found = EXITED
+    elif view.has_ended(state):
+        found, finished = EXITED, None if of.where == "run" else of.marked()
+    elif started is not None and state == "running":
+        found = RUNNING
+    elif created is not None:
+        found = CREATED
+    else:
+        found = UNKNOWN
+    return AppReport(
+        one.name, found,
+        created_at=created, started_at=started, finished_at=finished,
+        exit_code=lifecycle.number(of.read_text(status)),
+        image_id=one.image.id, mounts=_mounts(of, one, manifest),
+        user_annotations=one.app.user_annotations if one.app else {},
+        user_labels=one.app.user_labels if one.app else {},
+    )  # fmt: skip
+
+
+def _mounts(of: Pod, one: RuntimeApp, manifest: PodManifest) -> tuple[MountReport, ...]:
+    found = []
+    for mount in one.mounts:
+        volume = mount.app_volume or manifest.volume(mount.volume)
+        source = volume.source if volume else ""
+        if volume is not None and volume.kind == "empty":
+            source = f"{of.path}/sharedVolumes/{mount.volume}"
+        read_only = bool(volume and volume.read_only)
+        found.append(MountReport(mount.volume, mount.path, source, read_only))
+    return tuple(found)
