@@ -20,11 +20,19 @@ COMMANDS: dict[str, Entry] = {
     "fetch": Entry("fetch", "Fetch image(s) and store them in the local store"),
     "gc": Entry("gc", "Garbage collect rkt pods no longer in use", root=True),
     "help": Entry("help", "Help about any command"),
+    "image build": Entry("image_build", "Make an ACI file out of a directory with a manifest and a "
+                         "rootfs"),
     "image cat-manifest": Entry("image_cat_manifest", "Inspect and print the image manifest"),
     "image export": Entry("image_export", "Export a stored image to an ACI file"),
+    "image extract": Entry("image_extract", "Extract a stored image to a directory"),
+    "image gc": Entry("image_gc", "Garbage collect images and trees no longer in use", root=True),
+    "image inspect": Entry("image_inspect", "Show what the local store knows of images"),
     "image list": Entry("image_list", "List images in the local store"),
+    "image render": Entry("image_render", "Render a stored image to a directory with all its "
+                          "dependencies", root=True),
     "image rm": Entry("image_rm", "Remove one or more images with the given IDs or image names "
                       "from the local store"),
+    "image verify": Entry("image_verify", "Verify images in the local store"),
     "list": Entry("list", "List pods"),
     "metadata-service": Entry("metadata_service", "Run metadata service"),
     "prepare": Entry("prepare", "Prepare to run image(s) in a pod in rkt", root=True),

@@ -25,6 +25,8 @@ def archive_chunks(store: Store, key: str) -> Iterator[bytes]:
             yield from _from_tree(store, record)
         else:
             yield from _from_blob(store, record)
+    except PermissionError as err:
+        raise StoreError(f'image "{key}" is unpacked: only root can read its files') from err
     except (OSError, RktError) as err:
         cause = err.message if isinstance(err, RktError) else err.strerror
         raise StoreError(f'image "{key}" is damaged: {cause}') from err

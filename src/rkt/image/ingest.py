@@ -186,20 +186,31 @@ def settle(
     What the database says of its name and labels must be what the manifest says.  Raises
     ArchiveError, SchemaError or StoreError.
     """
+    with store.tmp_dir() as staging:
+        tree_size = unpack_again(record, raw, staging if unpack else None, limits=limits)
+        if not unpack:
+            return record
+        return store.add_tree(record.key, staging, tree_size=tree_size)
+
+
+def unpack_again(
+    record: ImageRecord, raw: BinaryIO, staging: str | None, *, limits: Limits = LIMITS
+) -> int:
+    """Read the archive of a stored image to its end; with `staging`, put `tree` and `split` there.
+
+    Gives the size of the tree.  Raises as `settle` does.
+    """
 
     def expect(manifest: ImageManifest) -> None:
         check_name(record, manifest)
 
-    with store.tmp_dir() as staging:
-        scan = _read(raw, staging if unpack else None, expect, limits)
-        if scan.digest.hex() != record.digest:
-            raise StoreError(
-                f'image "{record.key}" is damaged: image hash does not match expected '
-                f"(sha512-{scan.digest.hex()} != sha512-{record.digest})"
-            )
-        if not unpack:
-            return record
-        return store.add_tree(record.key, staging, tree_size=scan.tree_size)
+    scan = _read(raw, staging, expect, limits)
+    if scan.digest.hex() != record.digest:
+        raise StoreError(
+            f'image "{record.key}" is damaged: image hash does not match expected '
+            f"(sha512-{scan.digest.hex()} != sha512-{record.digest})"
+        )
+    return scan.tree_size
 
 
 def _read(

@@ -107,27 +107,30 @@ def render(store: Store, key: ImageKey) -> Tree:
     The images themselves are unpacked if they are not yet.  Raises RenderError, StoreError or
     KernelError; leaves nothing behind then.
     """
-    from rkt.image.ingest import ensure_unpacked
-
     order = dependency_order(store, key)
     allowed = store.pinned(key)
     if allowed is not None and not allowed.issuperset(element.key for element in order):
         # Another rkt has stored an image of the same name since they were verified.
         raise RenderError(f'image "{key}": its dependencies changed meanwhile, try again')
-    for image in dict.fromkeys(element.key for element in order):
-        ensure_unpacked(store, image)
+    images = dict.fromkeys(element.key for element in order)
+    for image in images:
+        if not store.get(image).unpacked:
+            from rkt.image.ingest import ensure_unpacked
+
+            ensure_unpacked(store, image)
+    store.touch(*images)
     if len(order) == 1 and not order[0].whitelist:
         return _own_tree(store, key)
-    tree_id = _tree_id(order)
-    result = Tree(tree_id, f"{store.tree_path(tree_id)}/rootfs")
+    name = tree_id(order)
+    result = Tree(name, f"{store.tree_path(name)}/rootfs")
     if os.path.isdir(result.rootfs):
         return result
-    with store.tmp_dir() as staging, store.lock_tree(tree_id, exclusive=True):
+    with store.tmp_dir() as staging, store.lock_tree(name, exclusive=True):
         if os.path.isdir(result.rootfs):
             return result
         try:
-            _build(store, order, f"{staging}/tree")
-            store.place_tree(tree_id, f"{staging}/tree")
+            build(store, order, f"{staging}/tree")
+            store.place_tree(name, f"{staging}/tree")
         except OSError as err:
             raise KernelError(f'cannot render image "{key}"', err, err.filename or "") from err
     return result
@@ -140,7 +143,8 @@ def _own_tree(store: Store, key: ImageKey) -> Tree:
     return result
 
 
-def _tree_id(order: list[Element]) -> str:
+def tree_id(order: list[Element]) -> str:
+    """Give the ID of the tree that a flattened list of images makes."""
     import hashlib
 
     text = ",".join(element.key for element in order)
@@ -158,7 +162,8 @@ def copy_tree(src_rootfs: str, dest_dir: str) -> None:
         raise KernelError("cannot copy", err, err.filename or src_rootfs) from err
 
 
-def _build(store: Store, order: list[Element], target: str) -> None:
+def build(store: Store, order: list[Element], target: str) -> None:
+    """Make the tree of a flattened list of images, all unpacked, in a new directory."""
     os.mkdir(target, 0o700)
     os.chmod(target, 0o700)
     os.mkdir(f"{target}/rootfs", 0o700)

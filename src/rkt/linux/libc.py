@@ -51,6 +51,7 @@ RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
+_AT_FDCWD = -100
 _SYS_OPENAT2 = 437  # the same number on every architecture
 
 _libc.mount.argtypes = (_c.c_char_p, _c.c_char_p, _c.c_char_p, _c.c_ulong, _c.c_char_p)
@@ -61,6 +62,7 @@ _libc.prctl.argtypes = (_c.c_int, _c.c_ulong, _c.c_ulong, _c.c_ulong, _c.c_ulong
 _libc.sethostname.argtypes = (_c.c_char_p, _c.c_size_t)
 _libc.pivot_root.argtypes = (_c.c_char_p, _c.c_char_p)
 _libc.syncfs.argtypes = (_c.c_int,)
+_libc.renameat2.argtypes = (_c.c_int, _c.c_char_p, _c.c_int, _c.c_char_p, _c.c_uint)
 _libc.setfsuid.argtypes = (_c.c_uint,)
 _libc.setfsgid.argtypes = (_c.c_uint,)
 
@@ -122,6 +124,12 @@ def syncfs(fd: int) -> None:
     """syncfs(2): write everything of the file system of fd to disk."""
     if _libc.syncfs(fd) != 0:
         _fail()
+
+
+def exchange(one: str, other: str) -> None:
+    """renameat2(2) with RENAME_EXCHANGE: swap two names at once."""
+    if _libc.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), 2) != 0:
+        _fail(one)
 
 
 @contextmanager

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
 
 from rkt import log
 from rkt.errors import RktError
 from rkt.image import render
-from rkt.linux import atomic, lock, mounts
+from rkt.linux import atomic, mounts
 from rkt.pod import lifecycle
 from rkt.schema import codec
 from rkt.stage0 import podmanifest, stage1image
@@ -16,8 +15,6 @@ from rkt.stage0.remove import remove
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from rkt.fetch.finder import Finder
     from rkt.pod.lifecycle import Pod
     from rkt.stage0.podmanifest import Image
@@ -44,7 +41,8 @@ class Preparer:
         Every image is verified and unpacked before the pod's directory is made.  After a failure
         nothing of the pod is left.
         """
-        with self._holding_images():
+        # Keeps `image gc` and `image rm` away until the pod's files name what it uses.
+        with self._store.guard(exclusive=False):
             stage1 = stage1image.find(self._store, self._finder, self._stage1, self._stage1_images)
             if request.pod_manifest:
                 manifest, images = podmanifest.read(request.pod_manifest, self._store, self._finder)
@@ -67,18 +65,6 @@ class Preparer:
         found = self._finder.find(address, signature=signature)
         record = self._finder.require_trusted(found)
         return podmanifest.Image(record, self._store.manifest(record.key))
-
-    @contextmanager
-    def _holding_images(self) -> Iterator[None]:
-        """Keep `image gc` and `image rm` away until the pod's files name what it uses."""
-        directory = f"{self._data_dir}/locks"
-        os.makedirs(directory, mode=0o750, exist_ok=True)
-        fd = lock.open_dir(directory)
-        try:
-            lock.acquire(fd, exclusive=False, what=directory)
-            yield
-        finally:
-            os.close(fd)
 
     def _use_overlay(self, request: PodRequest) -> bool:
         if request.no_overlay:

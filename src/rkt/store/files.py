@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from rkt import log
 from rkt.errors import KernelError, LockedError, StoreError
 from rkt.linux import libc, lock, tree
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import BinaryIO
 
 MAX_SMALL = 16 << 20
@@ -53,6 +56,29 @@ def make_locked(tmp: str) -> tuple[str, int]:
         finally:
             os.close(fd)
     return path, mine
+
+
+@contextmanager
+def guard(path: str, *, exclusive: bool) -> Iterator[int]:
+    """Hold the lock of a directory, which is made if root finds none; says when that takes time."""
+    if os.geteuid() == 0:
+        os.makedirs(path, mode=0o750, exist_ok=True)
+    try:
+        fd = lock.open_dir(path)
+    except FileNotFoundError:
+        yield -1  # nobody prepares pods here
+        return
+    except OSError as err:
+        raise KernelError("cannot open", err, path) from err
+    try:
+        try:
+            lock.acquire(fd, exclusive=exclusive, blocking=False, what=path)
+        except LockedError:
+            log.info("waiting for another rkt, which takes images into use or removes some...")
+            lock.acquire(fd, exclusive=exclusive, what=path)
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def sync(path: str) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NewType
 import msgspec
 
 from rkt.errors import AmbiguousName, KernelError, NotFound, StoreError, one_line
-from rkt.linux import atomic, lock, tree
+from rkt.linux import atomic, libc, lock, tree
 from rkt.store import files, layout
 from rkt.store.db import Database
 
@@ -40,6 +40,8 @@ VERIFIED = "verified"
 SKIPPED = "skipped"
 TRUSTED_LOCATION = "trusted-location"
 CONVERTED = "converted"
+LAYER_PREFIXES = ("oci-layer/", "oci-layers/")
+"""Names of images that are parts of converted ones; nobody runs them by name."""
 _LASTING = (VERIFIED, TRUSTED_LOCATION, CONVERTED)
 _TREE_PARTS = ("split", "tree")  # in this order: a tree alone is no image
 
@@ -70,6 +72,11 @@ class ImageRecord(msgspec.Struct, frozen=True):
     unpacked: bool
     source: str
     verification: Verification
+
+    @property
+    def is_layer(self) -> bool:
+        """Say whether this is a part of converted images, of use only while one depends on it."""
+        return self.name.startswith(LAYER_PREFIXES)
 
     def label(self, name: str) -> str | None:
         """Give a label's value."""
@@ -156,10 +163,18 @@ class Store:
             raise NotFound(f'image "{key}" is not in the store')
         return record
 
-    def list(self) -> list[ImageRecord]:
-        """Give all images, oldest import first."""
+    def list(self, *, problems: _Names | None = None) -> list[ImageRecord]:
+        """Give all images, oldest import first; with `problems` bad rows are noted there."""
+        found = []
         with self._db.read() as db:
-            return [_record(row) for row in db.execute("SELECT * FROM images ORDER BY import_time")]
+            for row in db.execute("SELECT * FROM images ORDER BY import_time"):
+                try:
+                    found.append(_record(row))
+                except StoreError as err:
+                    if problems is None:
+                        raise
+                    problems.append(err.message)
+        return found
 
     def manifest_bytes(self, key: str) -> bytes:
         """Give an image's manifest as it stands in the archive."""
@@ -245,9 +260,11 @@ class Store:
                 (remote.url, remote.etag, remote.max_age, remote.download_time, remote.key),
             )
 
-    def touch(self, key: str) -> None:
-        """Note that an image is used now."""
-        self._update(key, "last_used = ?", time.time_ns(), durable=False)
+    def touch(self, *keys: str) -> None:
+        """Note that images are used now."""
+        marks, now = ",".join("?" * len(keys)), time.time_ns()
+        with self._db.write(durable=False) as db:
+            db.execute(f"UPDATE images SET last_used = ? WHERE key IN ({marks})", (now, *keys))
 
     def set_tree_size(self, key: str, size: int) -> None:
         """Note how many bytes the rendered tree of an image takes."""
@@ -366,7 +383,20 @@ class Store:
             except OSError as err:
                 raise KernelError("cannot remove tree", err, tree_id) from err
 
+    def exchange_tree(self, tree_id: str, staged: str) -> None:
+        """Put another tree in the place of one; `staged` is the old one then.  Raises OSError."""
+        files.sync(staged)
+        libc.exchange(staged, self._part("tree", tree_id))
+
     # -- locks and temporary files
+
+    def guard(self, *, exclusive: bool) -> _Lock:
+        """Hold the lock between those who take images into use and those who remove some.
+
+        Whoever relies on images that nothing names yet (a pod, an image made of layers) holds it
+        shared until something does.
+        """
+        return files.guard(f"{self.data_dir}/locks", exclusive=exclusive)
 
     def lock_image(self, key: str) -> _Lock:
         """Hold the lock that serialises importing and removing an image."""

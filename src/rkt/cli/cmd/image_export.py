@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from rkt.cli.flags import Command, Flag
+from rkt.cli.images import stored
 from rkt.errors import RktError, UsageError
 
 TYPE_CHECKING = False
@@ -32,13 +33,14 @@ def run(context: Context, args: Parsed) -> int:
         raise RktError(f"extension must be .aci (given {extension})")
     if os.path.exists(target) and not args.flag("overwrite"):
         raise RktError("output ACI file exists (try --overwrite)")
-    key = context.finder("never").find(args.words[0]).key
+    key = stored(context, args.words[0]).key
     temporary = f"{target}.{os.getpid()}.tmp"
     try:
         with open(temporary, "xb") as file:
             export_tar(context.store(), key, file)
             file.flush()
             os.fsync(file.fileno())
+        context.store().touch(key)
         os.rename(temporary, target)
     except BaseException:
         if os.path.exists(temporary):

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from rkt import log
+from rkt.cli import output
 from rkt.cli.flags import Command
+from rkt.cli.images import IMAGE, stored
 from rkt.errors import RktError, UsageError, describe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rkt.cli.context import Context
     from rkt.cli.flags import Parsed
+    from rkt.stage0.usage import Remover
+    from rkt.store.images import ImageRecord
 
 COMMAND = Command(
     "image rm",
     "IMAGE...",
-    description="IMAGE is an image ID, a unique beginning of one, or an image name.",
+    description=f"""\
+{IMAGE}
+
+An image that a pod uses stays.  Layers that no other image has go with an image.""",
 )
 
 
@@ -22,21 +31,44 @@ def run(context: Context, args: Parsed) -> int:
     """Remove images from the store."""
     if not args.words:
         raise UsageError("must provide at least one image ID", command="image rm")
-    store, finder = context.store(), context.finder("never")
-    removed = failed = 0
-    for word in args.words:
+    from rkt.stage0.usage import Remover
+
+    store = context.store()
+    with store.guard(exclusive=True):
+        records: dict[str, ImageRecord] = {}
+        for word in args.words:
+            try:
+                record = stored(context, word)
+            except RktError as err:
+                # The others are still to be removed; as in rkt this is no failure.
+                log.info(describe(err))
+            else:
+                records[record.key] = record
+        remove(Remover(store), records.values())
+    return 0
+
+
+def remove(remover: Remover, records: Iterable[ImageRecord]) -> None:
+    """Remove images one by one, say what became of each, raise RktError if some are left."""
+    removed = stale = failed = 0
+    for record in records:
         try:
-            key = finder.find(word).key
-            store.remove(key)
+            whole = remover.remove(record)
         except RktError as err:
-            # The others are still to be removed; the summary and the exit code tell.
             log.info(describe(err))
+            if err.hint:
+                log.plain(f"hint: {err.hint}")
             failed += 1
-        else:
-            log.info(f'successfully removed aci for imageID: "{key}"')
-            removed += 1
+            continue
+        log.info(f'successfully removed aci for imageID: "{record.key}"')
+        output.line(f'successfully removed aci for image: "{record.key}"')
+        removed += 1
+        stale += not whole
     if removed:
         log.info(f"{removed} image(s) successfully removed")
+    if stale:
+        log.info(f"{stale} image(s) removed but left some stale files")
+        log.plain("hint: rkt image gc, as root")
     if failed:
-        raise RktError(f"{failed} image(s) cannot be removed")
-    return 0
+        log.info(f"{failed} image(s) cannot be removed")
+        raise RktError("error(s) found while removing images")

@@ -1,0 +1,42 @@
+"""What the image commands have in common: images as arguments, output directories."""
+
+from __future__ import annotations
+
+import os
+
+from rkt.errors import RktError, UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rkt.cli.context import Context
+    from rkt.cli.flags import Parsed
+    from rkt.store.images import ImageRecord
+
+IMAGE = "IMAGE is an image ID, a unique beginning of one, or an image name."
+
+
+def given_image(context: Context, args: Parsed, command: str) -> ImageRecord:
+    """Find the one stored image that a command is about."""
+    if len(args.words) != 1:
+        raise UsageError("exactly one image is needed", command=command)
+    return stored(context, args.words[0])
+
+
+def stored(context: Context, word: str) -> ImageRecord:
+    """Find an image in the store, by ID or name; never anywhere else."""
+    return context.finder("never").find(word)
+
+
+def check_output(context: Context, path: str, *, overwrite: bool) -> str:
+    """Say where a directory is to be written.  Raises RktError if something must not be lost."""
+    target = os.path.realpath(path)
+    if target == "/":
+        raise RktError("this would delete your root filesystem. Refusing.")
+    if (context.data_dir + "/").startswith(target + "/"):
+        raise RktError("this would delete rkt's data directory. Refusing.")
+    if os.path.lexists(target):
+        if not overwrite:
+            raise RktError("output directory exists (try --overwrite)")
+        if not os.path.isdir(target):
+            raise RktError(f'"{path}" is not a directory')
+    return target

@@ -1,0 +1,97 @@
+"""Write an image's files to a directory outside the store."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from rkt.errors import KernelError, StoreError
+from rkt.image import render
+from rkt.linux import tree
+
+if TYPE_CHECKING:
+    from rkt.store.images import ImageRecord, Store
+
+
+def extract(store: Store, record: ImageRecord, target: str, *, rootfs_only: bool) -> None:
+    """Write manifest and rootfs of an image, without its dependencies, in the place of `target`.
+
+    Who is not root becomes the owner of everything.  After an error `target` is as it was.
+    """
+    staging = _make_staging(target)
+    try:
+        source = _unpacked(store, record, staging)
+        if rootfs_only:
+            os.rename(f"{source}/rootfs", f"{staging}/done")
+        else:
+            os.rename(source, f"{staging}/done")
+        _put(f"{staging}/done", target)
+    except OSError as err:
+        raise KernelError("cannot write", err, err.filename or target) from err
+    finally:
+        tree.remove(staging)
+
+
+def write_rendered(store: Store, record: ImageRecord, target: str, *, rootfs_only: bool) -> None:
+    """Write an image with its dependencies, as an app would see it, in the place of `target`."""
+    rootfs = render.render(store, record.key).rootfs
+    staging = _make_staging(target)
+    try:
+        done = f"{staging}/done"
+        if rootfs_only:
+            render.copy_tree(rootfs, done)
+        else:
+            _compose(store, record, rootfs, done)
+        _put(done, target)
+    except OSError as err:
+        raise KernelError("cannot write", err, err.filename or target) from err
+    finally:
+        tree.remove(staging)
+
+
+def _make_staging(target: str) -> str:
+    staging = f"{target}.{os.getpid()}.tmp"
+    try:
+        os.mkdir(staging, 0o700)
+    except OSError as err:
+        raise KernelError("cannot write", err, staging) from err
+    return staging
+
+
+def _unpacked(store: Store, record: ImageRecord, staging: str) -> str:
+    """Give a directory with just `manifest` and `rootfs`."""
+    source = f"{staging}/tree"
+    if record.unpacked:
+        rootfs = f"{store.tree_path(record.key)}/rootfs"
+        try:
+            os.stat(rootfs)
+        except PermissionError as err:
+            text = f'image "{record.key}" is unpacked: only root can read its files'
+            raise StoreError(text) from err
+        _compose(store, record, rootfs, source)
+    else:
+        from rkt.image.ingest import unpack_again
+
+        raw = store.open_blob(record.key)
+        if raw is None:
+            raise StoreError(f'image "{record.key}" is damaged: its archive is missing')
+        with raw:
+            unpack_again(record, raw, staging)
+        if os.path.exists(f"{source}/implied"):
+            os.unlink(f"{source}/implied")
+    os.chmod(source, 0o755)
+    store.touch(record.key)
+    return source
+
+
+def _compose(store: Store, record: ImageRecord, rootfs: str, target: str) -> None:
+    os.mkdir(target, 0o755)
+    render.copy_tree(rootfs, f"{target}/rootfs")
+    with open(f"{target}/manifest", "xb") as file:
+        file.write(store.manifest_bytes(record.key))
+
+
+def _put(done: str, target: str) -> None:
+    if os.path.lexists(target):
+        tree.remove(target)
+    os.rename(done, target)
