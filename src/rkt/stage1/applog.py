@@ -13,6 +13,10 @@ import time
 from rkt import log
 from rkt.const import LOG_MAGIC
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 NOTE, STDOUT, STDERR = 0, 1, 2
 DEFAULT_SIZE = 32 << 20
 LEAST_SIZE = 256 << 10  # each half must hold a chunk
@@ -30,9 +34,13 @@ class AppLog:
     """
 
     __slots__ = ("_directory", "_fd", "_gap", "_half", "_lost", "_middle", "_name", "_number",
-                 "_size", "_told")  # fmt: skip
+                 "_say", "_size", "_told")  # fmt: skip
 
-    def __init__(self, directory: str, name: str, size: int = DEFAULT_SIZE) -> None:
+    def __init__(
+        self, directory: str, name: str, size: int = DEFAULT_SIZE,
+        say: Callable[[str], None] = log.info,
+    ) -> None:  # fmt: skip
+        self._say = say
         self._directory = directory
         self._name = name
         self._half = max(size, LEAST_SIZE) // 2
@@ -99,8 +107,8 @@ class AppLog:
         if not self._told:
             self._told = True
             reason = err.strerror if err else "No space left on device"
-            log.warning(f'app "{self._name}": its log cannot be written ({reason}); '
-                        "the app goes on, output is lost")  # fmt: skip
+            self._say(f'warning: app "{self._name}": its log cannot be written ({reason}); '
+                      "the app goes on, output is lost")  # fmt: skip
 
     def _account(self) -> bool:
         """Say in the log what was lost, if that can be written."""

@@ -9,6 +9,7 @@ from rkt.linux import atomic
 from rkt.stage1 import manifest
 
 _FILE = "oci-state"
+_PF_EXITING = 0x4
 
 
 class State:
@@ -56,6 +57,16 @@ def start_time(pid: int) -> int:
     except OSError:
         return 0
     return int(fields[19]) if len(fields) > 19 and fields[0] not in (b"Z", b"X") else 0
+
+
+def is_ending(pid: int) -> bool:
+    """Say whether a process of this pod has gone, or is on its way out."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return True
+    return len(fields) <= 6 or fields[0] in (b"Z", b"X") or bool(int(fields[6]) & _PF_EXITING)
 
 
 def open_process(pid: int, started: int, what: str) -> int:

@@ -9,10 +9,12 @@ from rkt import log
 from rkt.const import (
     LOCK_FD_ENV,
     METADATA_PORT,
+    READY_FD_ENV,
+    RELEASED,
     SELINUX_CONTEXT_ENV,
     SELINUX_MOUNT_CONTEXT_ENV,
 )
-from rkt.errors import KernelError, RktError
+from rkt.errors import EXIT_FAILURE, KernelError, RktError, describe
 from rkt.linux import atomic, libc
 from rkt.stage1 import (
     capabilities,
@@ -20,9 +22,12 @@ from rkt.stage1 import (
     contract,
     environment,
     files,
+    health,
     identity,
     launch,
     manifest,
+    policy,
+    reason,
     resources,
     rootfs,
     runtime,
@@ -58,7 +63,8 @@ def _main(argv: list[str]) -> int:
         status = pod.supervise()
         if pod.network is not None:
             pod.network.begin_removal()
-    except BaseException:
+    except BaseException as err:
+        pod.explain(err)
         pod.tear_down(drain=False)
         raise
     pod.tear_down(drain=True)
@@ -73,6 +79,18 @@ def _keep_lock() -> None:
             os.set_inheritable(int(value), False)
         except OSError as err:
             raise KernelError(f"{LOCK_FD_ENV}={value}", err) from err
+
+
+def _take_ready_fd() -> int:
+    """Give the pipe on which a detached pod says that its apps run; -1 if it is not detached."""
+    value = os.environ.pop(READY_FD_ENV, "")
+    if not value.isdigit():
+        return -1
+    try:
+        os.set_inheritable(int(value), False)
+    except OSError as err:
+        raise KernelError(f"{READY_FD_ENV}={value}", err) from err
+    return int(value)
 
 
 def _refuse(options: contract.RunOptions) -> None:
@@ -92,11 +110,16 @@ class Pod:
         self.manifest = manifest.load(pod_dir)
         self.hostname = options.hostname or f"rkt-{options.uuid}"
         self.terminal = ""
+        self.ready = _take_ready_fd()
+        self.policy = policy.pod(self.manifest)
         self.supervisor: supervisor.Supervisor | None = None
         self.runtime: runtime.Runtime | None = None
         self.layout: cgroup.Layout | None = None
         self.init: sandbox.Sandbox | None = None
         self.network: PodNetwork | None = None
+        self.unenforced = resources.Unenforced()
+        self.limits = resources.Limits()
+        self.sysctl = resources.sysctl(self.manifest.isolators, self._joined(), self.unenforced)
         with open("/proc/self/status", encoding="ascii", errors="replace") as file:
             self.have = capabilities.available(file.read())
 
@@ -125,9 +148,13 @@ class Pod:
         self.layout = cgroup.read_layout()
         wanted = os.environ.get(runtime.RUNTIME_ENV, "")
         self.runtime = runtime.choose(self.dir, self.layout, wanted, self.have)
-        path = self.layout.pod_path(options.uuid)
-        atomic.write_file(f"{self.dir}/subcgroup", f"{path}\n".encode(), durable=False)
-        self.supervisor = supervisor.Supervisor(self.dir, self.runtime, self.init.pid)
+        self._limit_pod(self.layout)
+        self.supervisor = supervisor.Supervisor(
+            self.dir, self.runtime, self.init.pid,
+            rules=self.policy, layout=self.layout, quiet=self.ready >= 0,
+        )  # fmt: skip
+        if self.ready >= 0:
+            self.supervisor.on_ready = self._say_ready
         self.supervisor.watch_signals(wake)
 
     def supervise(self) -> int:
@@ -143,12 +170,17 @@ class Pod:
             self._join_network(self.network, plans)
         if self.init is not None:
             self.init.wait_ready()
+        self._limit_network()
+        self.unenforced.tell()
         self._record()
         for plan in plans:
             config = spec.build(
                 plan, init_pid=self._init_pid(), joined=self._joined(), shm=self._shm
             )
-            self.supervisor.start(supervisor.AppRun(plan, config), stdin, prefixed=prefixed)
+            run = supervisor.AppRun(plan, config)
+            if plan.health is not None:
+                run.health = health.Health(self.supervisor, run, plan.health)
+            self.supervisor.start(run, stdin, prefixed=prefixed)
         return self.supervisor.run()
 
     def _join_network(self, network: PodNetwork, plans: list[spec.AppPlan]) -> None:
@@ -161,6 +193,32 @@ class Pod:
         if self.supervisor is not None:
             network.relay(self.supervisor.loop)
 
+    def _say_ready(self) -> None:
+        """Tell the caller of a detached pod that its apps run, and let go of its stderr."""
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        for target in (0, 1, 2):
+            os.dup2(null, target)
+        os.close(null)
+        try:
+            os.write(self.ready, b"1")
+        except BrokenPipeError:  # who wanted to know has gone
+            pass
+        os.close(self.ready)
+        self.ready = -1
+
+    def explain(self, err: BaseException) -> None:
+        """Leave word for `rkt status` why apps were not started, as far as that is possible."""
+        text = f"was not started: {describe(err)}"
+        for app in self.manifest.apps:
+            path = f"{self.rootfs}/rkt/status/{app.name}"
+            try:
+                if not os.path.exists(f"{path}.reason"):
+                    end = reason.End(EXIT_FAILURE, "start", text)
+                    data = end.encode(restarts=0, again=False)
+                    atomic.write_file(f"{path}.reason", data, durable=False)
+            except OSError:
+                return
+
     def tear_down(self, *, drain: bool) -> None:
         """Undo everything; idempotent, and never fails for what is already gone."""
         if self.supervisor is not None:
@@ -172,14 +230,25 @@ class Pod:
         if self.runtime is not None and not self.runtime.forgets_by_removal and self.supervisor:
             for app in self.supervisor.apps:
                 self.runtime.delete(app.ident)
+        left: list[str] = []
         if self.layout is not None:
             path = self.layout.pod_path(self.options.uuid)
             if not drain:  # a runtime may have been killed half-way
                 cgroup.kill_members(self.layout, path)
-            for left in cgroup.remove(self.layout, path):
-                log.warning(f'cannot remove cgroup "{left}"')
+            left = cgroup.remove(self.layout, path)
+            for directory in left:
+                log.warning(f'cannot remove cgroup "{directory}"')
         files.remove_tree(f"{self.dir}/runtime")
         files.remove_tree(f"{self.dir}/bundle")
+        if drain and not left and self.network is None:
+            self._note_release()
+
+    def _note_release(self) -> None:
+        """Say that nothing of the pod is left outside its directory: `rkt gc` need not ask ours."""
+        try:
+            atomic.write_file(f"{self.dir}/{RELEASED}", b"", durable=False)
+        except OSError as err:  # a full disk: then gc asks
+            log.debug(f"cannot note that the pod is released: {err}")
 
     @property
     def _shm(self) -> str:
@@ -204,6 +273,30 @@ class Pod:
         if flags & libc.CLONE_NEWNET:
             joined.add("network")
         return joined
+
+    def _limit_pod(self, layout: cgroup.Layout) -> None:
+        """Make the pod's cgroup where that is ours to do, and apply the pod's own isolators."""
+        uuid = self.options.uuid
+        isolated = [self.manifest.isolators, *(app.isolators for app in self.manifest.apps)]
+        limited = any(resources.is_limit(name) for some in isolated for name, _ in some)
+        cgroup.claim(layout, uuid, {os.getpid(), self._init_pid()}, limited=limited)
+        path = layout.pod_path(uuid)
+        atomic.write_file(f"{self.dir}/subcgroup", f"{path}\n".encode(), durable=False)
+        self.limits = resources.limits(self.manifest.isolators, layout.controllers, self.unenforced)
+        cgroup.limit(layout, path, resources.as_oci(self.limits))
+
+    def _limit_network(self) -> None:
+        isolated = [self.manifest.isolators, *(app.isolators for app in self.manifest.apps)]
+        if not any(name == resources.NETWORK for some in isolated for name, _ in some):
+            return
+        from rkt.stage1 import bandwidth
+
+        if "host" in self.options.net:
+            self.unenforced.other("pod", resources.NETWORK, "it has the network of the host")
+            return
+        rate = bandwidth.pod_rate(self.manifest, self.unenforced)
+        if rate is not None:
+            bandwidth.limit(self._init_pid(), rate, self.unenforced)
 
     def _directories(self) -> None:
         for name in ("status", "env", "pids"):
@@ -266,6 +359,7 @@ class Pod:
             plan.binds += files.network_files(options.resolv, options.hosts, root, plan.binds, own)
         finally:
             root.close()
+        plan.health = policy.health(app)
         self._restrict(app, plan)
         plan.read_only_root = app.read_only_root
         plan.terminal = bool(self.terminal)
@@ -286,11 +380,18 @@ class Pod:
         asked = any(n == "os/linux/no-new-privileges" and v is True for n, v in app.isolators)
         plan.no_new_privileges = asked or (plan.seccomp is not None and plan.uid != 0)
         plan.unprotected_paths = options.disable_paths
-        plan.selinux_label = os.environ.get(SELINUX_CONTEXT_ENV, "")
+        plan.selinux_label = resources.selinux_label(
+            app.name, [*app.isolators, *self.manifest.isolators], self.unenforced,
+            enabled=os.path.exists("/sys/fs/selinux/enforce"),
+        ) or os.environ.get(SELINUX_CONTEXT_ENV, "")  # fmt: skip
         plan.selinux_mount_label = os.environ.get(SELINUX_MOUNT_CONTEXT_ENV, "")
         known = self.layout.controllers if self.layout else set()
-        plan.resources = resources.build(app.name, app.isolators, known)
-        plan.oom_score_adj = resources.oom_score_adj(app.name, app.isolators, self.have)
+        own = resources.limits(app.isolators, known, self.unenforced)
+        plan.resources = resources.as_oci(own.within(self.limits))
+        plan.oom_score_adj = resources.oom_score_adj(
+            app.name, app.isolators, self.have, self.unenforced
+        )
+        plan.sysctl = self.sysctl
 
     def _command(
         self, root: rootfs.Root, command: list[str], plan: spec.AppPlan, search: str, image: str

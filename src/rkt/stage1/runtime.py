@@ -52,9 +52,18 @@ class Runtime:
             argv += ["--console-socket", console]
         return [*argv, ident]
 
+    def exec_argv(self, ident: str, process: str, pid_file: str) -> list[str]:
+        """Give the command that starts a process in a running container and returns."""
+        argv = [*self.base(), "exec", "--detach", "--process", process]
+        return [*argv, "--pid-file", pid_file, ident]
+
+    def delete_argv(self, ident: str) -> list[str]:
+        """Give the command that forgets a container and kills what is left of it."""
+        return [*self.base(), "delete", "--force", ident]
+
     def delete(self, ident: str) -> None:
         """Let the runtime forget a container; failures are of no interest."""
-        proc.run([*self.base(), "delete", "--force", ident], check=False, timeout=30)
+        proc.run(self.delete_argv(ident), check=False, timeout=30)
 
 
 def choose(pod_dir: str, layout: cgroup.Layout, wanted: str, have: tuple[str, ...]) -> Runtime:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from rkt.stage1.policy import HealthPlan
     from rkt.stage1.volumes import Bind
 
 # rkt-config 8.3.
@@ -30,8 +31,8 @@ class AppPlan:
 
     __slots__ = (
         "args", "binds", "capabilities", "cgroup", "console_size", "cwd", "env", "gid", "groups",
-        "handlers", "name", "no_new_privileges", "oom_score_adj", "read_only_root", "resources",
-        "root", "seccomp", "selinux_label", "selinux_mount_label", "terminal", "uid",
+        "handlers", "health", "name", "no_new_privileges", "oom_score_adj", "read_only_root",
+        "resources", "root", "seccomp", "selinux_label", "selinux_mount_label", "sysctl", "terminal", "uid",
         "unprotected_paths",
     )  # fmt: skip
 
@@ -40,6 +41,7 @@ class AppPlan:
         self.root = root
         self.args: list[str] = []
         self.handlers: dict[str, list[str]] = {}
+        self.health: HealthPlan | None = None
         self.env: list[str] = []
         self.cwd = "/"
         self.uid = 0
@@ -52,6 +54,7 @@ class AppPlan:
         self.oom_score_adj: int | None = None
         self.seccomp: dict[str, object] | None = None
         self.resources: dict[str, object] = {}
+        self.sysctl: dict[str, str] = {}
         self.unprotected_paths = False
         self.read_only_root = False
         self.selinux_label = ""
@@ -78,6 +81,8 @@ def build(plan: AppPlan, *, init_pid: int, joined: set[str], shm: str) -> dict[s
     }
     if plan.seccomp is not None:
         linux["seccomp"] = plan.seccomp
+    if plan.sysctl:
+        linux["sysctl"] = plan.sysctl
     if plan.selinux_mount_label:
         linux["mountLabel"] = plan.selinux_mount_label
     return {

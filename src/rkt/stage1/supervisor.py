@@ -4,102 +4,86 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 from rkt import log
+from rkt.const import LOG_DIR
 from rkt.errors import RktError
 from rkt.linux import atomic, proc
-from rkt.stage1 import identity, pump, runtime, spec
+from rkt.stage1 import applog, files, identity, policy, pump, reason, runtime, spec
+from rkt.stage1.apprun import AppRun
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from rkt.stage1 import terminal
+    from collections.abc import Callable
 
-GRACE = 10.0
+    from rkt.stage1 import cgroup, terminal
+
+_CANNOT_START = 126
+_TAIL = 2048
 _DRAIN_IDLE = 1.0
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _URGENT = (signal.SIGINT, signal.SIGTERM)
-
-
-class AppRun:
-    """One app: the containers it still has to run and how it ended."""
-
-    __slots__ = (
-        "bundle", "config", "console", "ident", "pid", "plan", "sources", "starter", "status",
-        "step", "steps",
-    )  # fmt: skip
-
-    def __init__(self, plan: spec.AppPlan, config: dict[str, object]) -> None:
-        self.plan = plan
-        self.config = config
-        self.steps = [step for step in ("pre-start", "main", "post-stop") if self._has(step)]
-        self.step = ""
-        self.ident = ""
-        self.bundle = ""
-        self.starter = 0  # PID of the runtime while it starts a container
-        self.pid = 0  # PID of the container's process
-        self.status: int | None = None  # of the main process (or of a failed pre-start)
-        self.sources: list[pump.Source] = []
-        self.console: terminal.ConsoleSocket | None = None
-
-    @property
-    def name(self) -> str:
-        """Give the app's name."""
-        return self.plan.name
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing is left to run or to wait for."""
-        return not self.steps and not self.starter and not self.pid
-
-    def _has(self, step: str) -> bool:
-        return step == "main" or bool(self.plan.handlers.get(step))
 
 
 class Supervisor:
     """The life of a pod after its set-up."""
 
     __slots__ = (
-        "_ending",
-        "_failure",
-        "_first_failing",
-        "_forwarding",
-        "_init_pid",
-        "_keyboard",
-        "_loop",
-        "_pod_dir",
-        "_reaped",
-        "_rkt_dir",
-        "_runtime",
-        "_sinks",
-        "_starters",
-        "_stdin",
-        "_stopping",
-        "_terminal",
-        "_wake",
-        "apps",
-        "init_alive",
+        "_children", "_culprit", "_ending", "_failure", "_first_failing", "_forwarding",
+        "_init_pid", "_keyboard", "_layout", "_loop", "_pod_dir", "_policy", "_quiet", "_reaped",
+        "_sinks", "_starting", "_stdin", "_stopping", "_terminal", "_wake", "_why", "apps",
+        "init_alive", "on_ready", "rkt_dir", "runtime",
     )  # fmt: skip
 
-    def __init__(self, pod_dir: str, chosen: runtime.Runtime, init_pid: int) -> None:
+    def __init__(
+        self, pod_dir: str, chosen: runtime.Runtime, init_pid: int, *,
+        rules: policy.PodPolicy, layout: cgroup.Layout | None = None, quiet: bool = False,
+    ) -> None:  # fmt: skip
         self.apps: list[AppRun] = []
         self.init_alive = True
+        self.runtime = chosen
+        self.rkt_dir = f"{pod_dir}/stage1/rootfs/rkt"
+        self.on_ready: Callable[[], None] | None = None
+        """Called once, when the main process of every app has been started."""
         self._pod_dir = pod_dir
-        self._rkt_dir = f"{pod_dir}/stage1/rootfs/rkt"
-        self._runtime = chosen
+        self._policy = rules
+        self._layout = layout
+        self._quiet = quiet
         self._init_pid = init_pid
         self._loop = pump.Loop()
-        self._sinks = (pump.Sink(self._loop, 1), pump.Sink(self._loop, 2))
-        self._starters: dict[int, AppRun] = {}
+        self._sinks = self._open_sinks()
+        self._children: dict[int, Callable[[int], None]] = {}
+        self._starting: set[int] = set()
         self._reaped: dict[int, int] = {}
         self._stopping = 0  # signal that ends the pod
+        self._why = ""
         self._forwarding = False
         self._ending = False
         self._first_failing = 0
+        self._culprit: AppRun | None = None
         self._failure: RktError | None = None
         self._terminal: terminal.Terminal | None = None
         self._keyboard: terminal.Keyboard | None = None
         self._stdin = -1
         self._wake = -1
+
+    def _open_sinks(self) -> tuple[pump.Sink, pump.Sink]:
+        if not self._quiet:
+            return pump.Sink(self._loop, 1), pump.Sink(self._loop, 2)
+        null = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            return pump.Sink(self._loop, null), pump.Sink(self._loop, null)
+        finally:
+            os.close(null)
+
+    def say(self, text: str) -> None:
+        """Write a line for the user without ever waiting for who reads stderr."""
+        if self._quiet:
+            log.info(text)
+        else:
+            end = "\r\n" if self._terminal else "\n"
+            self._sinks[1].write(f"rkt: {text}{end}".encode("utf-8", "replace"))
 
     # Signals
 
@@ -134,26 +118,30 @@ class Supervisor:
             self.kill_all()
             return
         self._forwarding = True
-        self.stop(number)
+        self.stop(number, f"the pod was stopped by {signal.Signals(number).name}")
 
-    def stop(self, number: int) -> None:
+    def stop(self, number: int, why: str = "the pod was stopped") -> None:
         """Send a signal to every app, and SIGKILL when the grace is over.
 
         A post-stop handler runs undisturbed: nothing but `kill_all` ends it.
         """
         first = not self._stopping
         self._stopping = number
+        if first:
+            self._why = why
+            self._loop.after(self._policy.stop_timeout, self._grace_over)
         for app in self.apps:
-            ran = app.status is not None or app.step == "main"
+            ran = app.end is not None or app.step == "main"
             app.steps = [step for step in app.steps if step == "post-stop" and ran]
+            if app.between:
+                self._conclude(app)
             if app.pid and app.step != "post-stop":
                 _kill(app.pid, number)
-        if first:
-            self._loop.after(GRACE, self._grace_over)
 
     def _grace_over(self) -> None:
         for app in self.apps:
             if app.step != "post-stop":
+                app.overdue = bool(app.pid)
                 for pid in (app.pid, app.starter):
                     if pid:
                         _kill(pid, signal.SIGKILL)
@@ -163,10 +151,28 @@ class Supervisor:
         """Kill the pod's first process, and so all of the pod."""
         for app in self.apps:
             app.steps = []
+            if app.health:
+                app.health.stop()
             if app.starter:
                 _kill(app.starter, signal.SIGKILL)
         if self.init_alive:
             _kill(self._init_pid, signal.SIGKILL)
+
+    def unhealthy(self, app: AppRun, text: str) -> None:
+        """End an app that failed its health check; that counts as a failure, however it ends."""
+        app.unhealthy = text
+        pid = app.pid
+        self.note(app, text)
+        _kill(pid, signal.SIGTERM)
+        self._loop.after(
+            self._policy.stop_timeout,
+            lambda: _kill(pid, signal.SIGKILL) if app.pid == pid else None,
+        )
+
+    def note(self, app: AppRun, text: str) -> None:
+        """Write a line of rkt's own into the log of an app."""
+        if app.log:
+            app.log.note(text)
 
     # Starting
 
@@ -179,32 +185,68 @@ class Supervisor:
         """Begin an app: its pre-start handler, else its main process."""
         self.apps.append(app)
         self._stdin = stdin
-        self._next(app, prefixed=prefixed)
+        app.prefixed = prefixed
+        app.restarts = policy.Restarts(self._policy)
+        self._prepare(app)
+        self._next(app)
 
-    def _next(self, app: AppRun, *, prefixed: bool) -> None:
+    def _prepare(self, app: AppRun) -> None:
+        """Open what the end of the app needs, while there is room on the disk."""
+        status = f"{self.rkt_dir}/status/{app.name}"
+        app.slots = [reason.Slot(f"{status}.reason"), reason.Slot(status)]
+        if self._policy.log_size:
+            directory = f"{self._pod_dir}/{LOG_DIR}/{app.name}"
+            app.log = applog.AppLog(directory, app.name, self._policy.log_size, self.say)
+
+    def _next(self, app: AppRun) -> None:
         step = app.step = app.steps.pop(0)
         app.ident = app.name if step == "main" else f"{app.name}.{step}"
+        app.idents.append(app.ident)
         app.bundle = f"{self._pod_dir}/bundle/{app.ident}"
+        app.sources = [source for source in app.sources if not source.closed]
         config = app.config
         if step != "main":
             config = spec.handler(app.config, app.plan, app.plan.handlers[step])
+        files.remove_tree(app.bundle)
         runtime.write_bundle(app.bundle, config)
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         try:
             if step == "main" and app.plan.terminal:
                 self._spawn_with_terminal(app, null)
             else:
-                self._spawn_with_pipes(app, null, prefixed=prefixed)
+                self._spawn_with_pipes(app, null)
         finally:
             os.close(null)
 
-    def _spawn_with_pipes(self, app: AppRun, null: int, *, prefixed: bool) -> None:
+    def spawn(
+        self, argv: list[str], stdio: tuple[int, int, int], ended: Callable[[int], None]
+    ) -> int:
+        """Start a program of the host; `ended` gets its exit code, or minus the signal.
+
+        As long as it runs, a child that it leaves to this process may be adopted.
+        """
+        pid = proc.spawn(argv, env=runtime.environment(), stdio=stdio, new_session=True)
+        self._children[pid] = ended
+        self._starting.add(pid)
+        return pid
+
+    def adopt(self, pid: int, ended: Callable[[int], None]) -> None:
+        """Have the end of a child reported, which may have come already."""
+        if pid in self._reaped:
+            ended(self._reaped.pop(pid))
+        else:
+            self._children[pid] = ended
+
+    def _start_container(self, app: AppRun, stdio: tuple[int, int, int], console: str = "") -> None:
+        argv = self.runtime.run_argv(app.ident, app.bundle, console)
+        app.starter = self.spawn(argv, stdio, lambda code: self._started(app, code))
+
+    def _spawn_with_pipes(self, app: AppRun, null: int) -> None:
         stdin = self._stdin if self._stdin >= 0 else null
         out_r, out_w = os.pipe()
         err_r, err_w = os.pipe()
         try:
-            argv = self._runtime.run_argv(app.ident, app.bundle)
-            app.starter = _spawn(argv, (stdin, out_w, err_w))
+            self._start_container(app, (stdin, out_w, err_w))
         except OSError:
             os.close(out_r)
             os.close(err_r)
@@ -212,10 +254,24 @@ class Supervisor:
         finally:
             os.close(out_w)
             os.close(err_w)
-        self._starters[app.starter] = app
-        for fd, sink in ((out_r, self._sinks[0]), (err_r, self._sinks[1])):
-            lines = pump.Lines(b"") if prefixed else None
-            app.sources.append(pump.Source(self._loop, fd, sink, lines))
+        for fd, stream in ((out_r, 1), (err_r, 2)):
+            self._carry(app, fd, stream, pump.Lines(b"") if app.prefixed else None)
+
+    def _carry(
+        self, app: AppRun, fd: int, stream: int, lines: pump.Lines | None = None
+    ) -> pump.Source:
+        """Carry what comes from a descriptor to the console and into the app's log."""
+        source = pump.Source(self._loop, fd, self._sinks[stream - 1], lines)
+        app.sources.append(source)
+
+        def keep(data: bytes) -> None:
+            if stream == 2:
+                app.tail = data[-_TAIL:] if len(data) >= _TAIL else (app.tail + data)[-_TAIL:]
+            if app.log:
+                app.log.write(stream, data)
+
+        source.taps.append(keep)
+        return source
 
     def _spawn_with_terminal(self, app: AppRun, null: int) -> None:
         from rkt.stage1 import terminal
@@ -223,13 +279,11 @@ class Supervisor:
         # By way of /proc: a unix socket's path may not be longer than 107 bytes.
         app.console = terminal.ConsoleSocket(f"/proc/{os.getpid()}/cwd")
         err_r, err_w = os.pipe()
-        argv = self._runtime.run_argv(app.ident, app.bundle, app.console.path)
         try:
-            app.starter = _spawn(argv, (null, null, err_w))
+            self._start_container(app, (null, null, err_w), app.console.path)
         finally:
             os.close(err_w)
-        self._starters[app.starter] = app
-        app.sources.append(pump.Source(self._loop, err_r, self._sinks[1], None))
+        self._carry(app, err_r, 2)
         self._loop.watch(app.console.fileno(), lambda: self._connect_terminal(app))
 
     def _connect_terminal(self, app: AppRun) -> None:
@@ -242,39 +296,48 @@ class Supervisor:
         master = console.receive()
         console.close()
         app.console = None
-        source = pump.Source(self._loop, master, self._sinks[0], None)
-        app.sources.append(source)
+        source = self._carry(app, master, 1)
         self._terminal = terminal.Terminal(0)
         self._terminal.copy_size(master)
         self._terminal.raw()
         self._keyboard = terminal.Keyboard(self._loop, 0, master)
         source.resume()
 
-    def _started(self, app: AppRun, status: int) -> None:
+    def _started(self, app: AppRun, code: int) -> None:
         """Handle the end of the runtime's command: the container runs, or could not start."""
         app.starter = 0
-        if status != 0:
+        if code != 0:
             if self._ending:
                 return
             if self._stopping or not self.init_alive:
                 app.steps = []
-                self._finish(app, 128 + signal.SIGKILL)
+                self._finish(app, self._explain(app, -signal.SIGKILL))
                 return
             self._fail(app)
             return
         with open(f"{app.bundle}/pid", encoding="ascii") as file:
-            app.pid = int(file.read())
+            app.pid = pid = int(file.read())
         for source in app.sources:
             if source.lines:
-                source.lines.prefix = f"{app.name}[{app.pid}]: ".encode()
+                source.lines.prefix = f"{app.name}[{pid}]: ".encode()
             source.resume()
         if app.step == "main":
-            text = f"{app.pid} {identity.start_time(app.pid)}\n".encode()
-            atomic.write_file(f"{self._rkt_dir}/pids/{app.name}", text, durable=False)
-        if app.pid in self._reaped:
-            self._exited(app, self._reaped.pop(app.pid))
-        elif self._stopping and app.step != "post-stop":
-            _kill(app.pid, self._stopping)
+            self._main_began(app)
+        self.adopt(pid, lambda code: self._exited(app, code))
+        if app.pid == pid and self._stopping and app.step != "post-stop":
+            _kill(pid, self._stopping)
+
+    def _main_began(self, app: AppRun) -> None:
+        text = f"{app.pid} {identity.start_time(app.pid)}\n".encode()
+        self._write(f"{self.rkt_dir}/pids/{app.name}", text)
+        app.since = time.monotonic()
+        app.begun = True
+        app.oom_kills = self._oom_kills(app)
+        if app.health:
+            app.health.start()
+
+    def _oom_kills(self, app: AppRun) -> int:
+        return reason.oom_kills(self._layout, app.plan.cgroup) if self._layout else 0
 
     def _fail(self, app: AppRun) -> None:
         output = b""
@@ -284,8 +347,16 @@ class Supervisor:
             except OSError:
                 continue
             source.close()
-        text = runtime.failure_text(app.bundle, output)
-        self._failure = RktError(f'app "{app.name}": {self._runtime.name}: {text}')
+        text = f"{self.runtime.name}: {runtime.failure_text(app.bundle, output)}"
+        if app.restarts and app.restarts.count:
+            self._not_again(app, text)
+        else:
+            self._failure = RktError(f'app "{app.name}": {text}')
+
+    def _not_again(self, app: AppRun, text: str) -> None:
+        app.steps = []
+        self._finish(app, reason.End(_CANNOT_START, "start", f"could not be started again: {text}"))
+        self._round_over(app)
 
     # Ending
 
@@ -297,48 +368,155 @@ class Supervisor:
                 return
             if pid == 0:
                 return
-            status = os.waitstatus_to_exitcode(raw)
-            status = status if status >= 0 else 128 - status
+            code = os.waitstatus_to_exitcode(raw)
             if pid == self._init_pid:
                 self.init_alive = False
                 continue
-            starter = self._starters.pop(pid, None)
-            if starter is not None:
-                self._started(starter, status)
-                continue
-            for app in self.apps:
-                if app.pid == pid:
-                    self._exited(app, status)
-                    break
-            else:
-                if self._starters:  # an app may end before its runtime's command does
-                    self._reaped[pid] = status
-            if not self._starters:
+            ended = self._children.pop(pid, None)
+            self._starting.discard(pid)
+            if ended:
+                ended(code)
+            elif self._starting:  # an app may end before its runtime's command does
+                self._reaped[pid] = code
+            if not self._starting:
                 self._reaped.clear()
 
-    def _exited(self, app: AppRun, status: int) -> None:
+    def _exited(self, app: AppRun, code: int) -> None:
         app.pid = 0
+        if app.health:
+            app.health.stop()
         if app.step == "main":
-            self._finish(app, status)
-        elif status != 0 and not self._ending:
-            log.info(f'app "{app.name}": {app.step} handler exited with status {status}')
+            self._finish(app, self._explain(app, code))
+        elif code != 0 and not self._ending:
+            end = reason.of_handler(app.step, code)
+            self.say(f'app "{app.name}": {end.text}')
             if app.step == "pre-start":
                 app.steps = [left for left in app.steps if left == "post-stop"]
-                self._finish(app, status)
+                self._finish(app, end)
+            elif app.end:
+                app.end.text += f"; {end.text}"
+                self._record(app)
+        elif self._stopping and app.step == "pre-start":
+            text = f"was not started: {self._why}"
+            self._finish(app, reason.End(128 + signal.SIGTERM, "stopped", text))
         if app.steps and self.init_alive:
-            self._next(app, prefixed=bool(app.sources and app.sources[0].lines))
+            self._next(app)
         else:
             app.steps = []
+            self._round_over(app)
 
-    def _finish(self, app: AppRun, status: int) -> None:
-        """Record how an app ended; the first failure ends the pod."""
-        app.status = status
-        text = f"{status}\n".encode()
-        atomic.write_file(f"{self._rkt_dir}/status/{app.name}", text, durable=False)
-        if status != 0 and not self._ending:
-            self._first_failing = self._first_failing or status
+    def _explain(self, app: AppRun, code: int) -> reason.End:
+        for source in app.sources:  # the last words of a dynamic loader
+            if code == 127 and not source.closed:
+                source.read()
+        memory = app.plan.resources.get("memory")
+        limit = memory.get("limit") if isinstance(memory, dict) else 0
+        oom = self._oom_kills(app) > app.oom_kills
+        end = reason.of_main(
+            code, oom=oom, memory=int(limit or 0), filtered=app.plan.seccomp is not None,
+            tail=app.tail,
+        )  # fmt: skip
+        if app.unhealthy:
+            return reason.End(end.status or 1, "health", app.unhealthy, number=end.signal)
+        if code == -signal.SIGKILL and not oom and identity.is_ending(self._init_pid):
+            return reason.of_stop(end, "the pod was killed")
+        if app.overdue and code == -signal.SIGKILL:
+            seconds = f"{self._policy.stop_timeout:g} s"
+            return reason.of_stop(end, f"it did not end within {seconds} after {self._why}")
+        return reason.of_stop(end, self._why) if self._stopping else end
+
+    def _finish(self, app: AppRun, end: reason.End) -> None:
+        """Take note of how a round of an app ended, and decide whether there is another one."""
+        app.end = end
+        if app.restarts and self.init_alive and not (self._stopping or self._ending):
+            ran = time.monotonic() - app.since if app.since else 0.0
+            delay = app.restarts.after(end.status, ran)
+            if delay is not None:
+                app.between = True
+                text = f"{end.text}; it starts again in {delay:g} s"
+                self.note(app, text)
+                self.say(f'app "{app.name}" {text}')
+                self._record(app)
+                app.timer = self._loop.after(delay, lambda: self._again(app))
+                return
+        self._conclude(app)
+
+    def _round_over(self, app: AppRun) -> None:
+        """Begin the next round if its time came while a post-stop handler ran."""
+        if app.between and app.timer is None and not app.starter:
+            self._again(app)
+
+    def _again(self, app: AppRun) -> None:
+        """Let the runtime forget an app's containers, then start it again."""
+        app.timer = None
+        if app.pid or app.starter or app.steps:
+            return  # its post-stop handler still runs
+        try:
+            if app.idents:
+                app.step = "delete"
+                argv = self.runtime.delete_argv(app.idents.pop())
+                null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+                try:
+                    app.starter = self.spawn(argv, (null,) * 3, lambda _: self._forgotten(app))
+                finally:
+                    os.close(null)
+            else:
+                app.rewind()
+                self._next(app)
+        except OSError as err:
+            self._not_again(app, err.strerror or str(err))
+
+    def _forgotten(self, app: AppRun) -> None:
+        app.starter = 0
+        if app.between and self.init_alive and not self._ending:
+            self._again(app)
+
+    def _conclude(self, app: AppRun) -> None:
+        """Record how an app ended for good; the first failure ends the pod."""
+        if app.end is None:
+            return
+        app.between = False
+        self._loop.cancel(app.timer)
+        app.timer = None
+        app.status = app.end.status
+        self._record(app)
+        if app.status != 0 and not self._ending:
+            self._first_failing = self._first_failing or app.status
+            if app.overdue or not self._stopping:
+                self._culprit = self._culprit or app
             if not self._stopping:
-                self.stop(signal.SIGTERM)
+                self.stop(signal.SIGTERM, f'the pod was stopped because app "{app.name}" failed')
+
+    def _record(self, app: AppRun) -> None:
+        """Write exit code and reason where `rkt status` finds them."""
+        if app.end is None:
+            return
+        count = app.restarts.count if app.restarts else 0
+        path = f"{self.rkt_dir}/status/{app.name}"
+        data = app.end.encode(restarts=count, again=app.between)
+        try:
+            if app.between:
+                atomic.write_file(f"{path}.reason", data, durable=False)
+            else:
+                app.slots[0].commit(data)
+                app.slots[1].commit(f"{app.end.status}\n".encode())
+        except OSError as err:
+            self.say(f'warning: app "{app.name}": cannot record how it ended: {err.strerror}')
+
+    def _write(self, path: str, data: bytes) -> None:
+        try:
+            atomic.write_file(path, data, durable=False)
+        except OSError as err:
+            self.say(f'warning: cannot write "{path}": {err.strerror}')
+
+    def last_words(self) -> str:
+        """Say which app failed and why; "" if none did, or if the pod was asked to end."""
+        app = self._culprit
+        if app is None or app.end is None:
+            return ""
+        count = app.restarts.count if app.restarts else 0
+        times = f" (after {count} restart{'s' if count > 1 else ''})" if count else ""
+        return f'app "{app.name}" {app.end.text}{times}'
 
     def run(self) -> int:
         """Wait until all apps have ended.  Gives the status of the pod; raises what failed."""
@@ -346,16 +524,21 @@ class Supervisor:
             self._loop.step()
             if self._failure:
                 raise self._failure
+            if self.on_ready and all(app.begun for app in self.apps):
+                self.on_ready()
+                self.on_ready = None
             if not self.init_alive:
                 for app in self.apps:
                     app.steps = []
+                    if app.between:
+                        self._conclude(app)
         return self._first_failing
 
     def teardown(self, *, drain: bool) -> None:
         """Kill what is left of the pod, carry the last output, restore the terminal."""
         self._ending = True
         self.kill_all()
-        while self.init_alive or any(app.pid or app.starter for app in self.apps):
+        while self.init_alive or self._starting or any(app.pid for app in self.apps):
             if not self._loop.step(limit=0.2):
                 self._reap()
         if drain:
@@ -367,6 +550,15 @@ class Supervisor:
         for app in self.apps:
             if app.console:
                 app.console.close()
+            if app.log:
+                app.log.close()
+            for slot in app.slots:
+                slot.discard()
+        words = self.last_words()
+        if drain and words:
+            self._terminal = None
+            self.say(words)
+            self._drain()
         for sink in self._sinks:
             sink.close()
 
@@ -411,10 +603,6 @@ def _note(number: int, _frame: object) -> None:
 def asked_to_end() -> int:
     """Give the signal that came while there was no loop to handle it, 0 if none."""
     return _noted[0] if _noted else 0
-
-
-def _spawn(argv: list[str], stdio: tuple[int, int, int]) -> int:
-    return proc.spawn(argv, env=runtime.environment(), stdio=stdio, new_session=True)
 
 
 def _kill(pid: int, number: int) -> None:
