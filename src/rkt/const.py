@@ -20,6 +20,8 @@ STAGE1_INTERFACE = STAGE1_PREFIX + "interface-version"
 STAGE1_PRIVATE_MOUNTS = STAGE1_PREFIX + "private-mounts"
 """Ours: `true` lets stage0 make the pod's mounts in a mount namespace of its own."""
 STAGE1_MUTABLE = STAGE1_PREFIX + "mutable"
+STAGE2_PREFIX = "coreos.com/rkt/stage2/"
+"""Annotations of an app: `stdin`, `stdout`, `stderr` say where its streams go."""
 STAGE1_OCI_NAME = "coreos.com/rkt/stage1-oci"
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -44,6 +46,9 @@ HEALTH_INTERVAL = HEALTH_PREFIX + "interval"
 HEALTH_TIMEOUT = HEALTH_PREFIX + "timeout"
 HEALTH_RETRIES = HEALTH_PREFIX + "retries"
 HEALTH_START = HEALTH_PREFIX + "start-period"
+
+RELEASED = "released"
+"""Ours: a file by which a stage1 says that its gc program would find nothing to release."""
 
 LOG_DIR = "logs"
 """Below a pod's directory: `logs/<app>/<number>`, described in docs/devel/on-disk-format.md."""

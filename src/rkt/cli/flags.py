@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 TRUE = frozenset(("1", "t", "T", "TRUE", "true", "True"))
 FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
 
+_STREAMS = ("stdin", "stdout", "stderr")
+
 
 class Flag:
     """One flag: its name, what it takes and where its value goes.
@@ -173,7 +175,8 @@ def _parse_images(
             flag, value = _read_flag(word, words, flags)
             if flag.app and (parsed.apps or not flag.both):
                 if not parsed.apps:
-                    raise UsageError(f"--{flag.name} must follow an image")
+                    noun = "application" if flag.name in _STREAMS else "image"
+                    raise UsageError(f"--{flag.name} must follow an {noun}")
                 parsed.apps[-1].flags.setdefault(flag.name, []).append(value)
             else:
                 parsed.values.setdefault(flag.name, []).append(value)

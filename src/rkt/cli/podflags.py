@@ -53,6 +53,9 @@ APP_FLAGS = (
     Flag("seccomp", "seccomp filter override (example: '--seccomp mode=retain,errno=EPERM,chmod')",
          app=True),
     Flag("signature", "local signature file to use in validating the preceding image", app=True),
+    Flag("stderr", 'where the app\'s stderr goes: "log", "null", "stream" or "tty"', app=True),
+    Flag("stdin", 'where the app\'s stdin comes from: "null", "stream" or "tty"', app=True),
+    Flag("stdout", 'where the app\'s stdout goes: "log", "null", "stream" or "tty"', app=True),
     Flag("supplementary-gids", "supplementary group IDs of the preceding image, comma-separated",
          app=True),
     Flag("user", "user override for the preceding image (example: '--user=user')", app=True),
@@ -61,6 +64,11 @@ APP_FLAGS = (
     Flag("user-label", "set the app's user labels (example: '--user-label=foo=bar')", app=True),
     Flag("working-dir", "override the working directory of the preceding image", app=True),
 )  # fmt: skip
+
+STAGE1_FLAGS = tuple(
+    Flag(f"stage1-{kind}", f"{kind.replace('-', ' ')} of an image to use as stage1")
+    for kind in STAGE1_KINDS
+)
 
 PREPARE_FLAGS = (
     *IMAGE_FLAGS,
@@ -77,8 +85,7 @@ PREPARE_FLAGS = (
          kind="each"),
     Flag("set-env-file", "path to an environment variables file", kind="each"),
     Flag("volume", "volumes to make available in the pod", kind="each"),
-    *(Flag(f"stage1-{kind}", f"{kind.replace('-', ' ')} of an image to use as stage1")
-      for kind in STAGE1_KINDS),
+    *STAGE1_FLAGS,
 )  # fmt: skip
 
 START_FLAGS = (
@@ -123,7 +130,7 @@ def pod_request(context: Context, args: Parsed) -> PodRequest:
         raise RktError("must provide at least one image or specify the pod manifest",
                        hint="rkt help run")  # fmt: skip
     request = PodRequest(
-        [AppRequest(app.image, app.args, _app_flags(app)) for app in args.apps],
+        [app_request(app) for app in args.apps],
         volumes=args.all("volume"),
         mounts=args.all("mount"),
         ports=args.all("port"),
@@ -141,6 +148,11 @@ def pod_request(context: Context, args: Parsed) -> PodRequest:
 
     check_flags(request)
     return request
+
+
+def app_request(app: AppWords) -> AppRequest:
+    """Read an image with its flags and arguments; raises UsageError for what is no good."""
+    return AppRequest(app.image, app.args, _app_flags(app))
 
 
 def _app_flags(app: AppWords) -> dict[str, list[str]]:
@@ -171,12 +183,12 @@ def _explicit_env(values: list[str]) -> list[tuple[str, str]]:
     return list(pairs.items())
 
 
-def preparer(context: Context, args: Parsed) -> Preparer:
-    """Make the preparer of pods with this run's settings."""
+def preparer(context: Context, args: Parsed, policy: str | None = None) -> Preparer:
+    """Make the preparer of pods with this run's settings; the pull policy may be a fixed one."""
     from rkt.stage0.prepare import Preparer
 
     return Preparer(
-        context.store(), context.finder(pull_policy(args)),
+        context.store(), context.finder(policy or pull_policy(args)),
         data_dir=context.data_dir, stage1_images=f"{context.lib_dir}/stage1-images",
         stage1=_stage1(context, args),
     )  # fmt: skip
@@ -201,7 +213,7 @@ def _stage1(context: Context, args: Parsed) -> Choice:
     return Choice(given[0], values[0])
 
 
-def _networks(args: Parsed) -> str:
+def networks(args: Parsed) -> str:
     """Give the pod's networks, from --net and its old spelling, which also knew true and false."""
     values = [_OLD_NET.get(value, value) for value in args.all("private-net")] + args.all("net")
     net = ",".join(values) if values else HOST
@@ -231,7 +243,7 @@ def _register(args: Parsed, net: str) -> bool | None:
 
 def run_request(context: Context, args: Parsed) -> RunRequest:
     """Read the flags of a pod to start."""
-    net = _networks(args)
+    net = networks(args)
     if net in ("host", "none") and args.given("port"):
         raise RktError(f"--port flag does not work with '{net}' networking",
                        hint="give the pod a network of its own: --net=default")  # fmt: skip

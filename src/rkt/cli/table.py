@@ -15,6 +15,15 @@ class Entry:
 
 
 COMMANDS: dict[str, Entry] = {
+    "app add": Entry("app_add", "Add an app to a pod"),
+    "app exec": Entry("app_exec", "Execute commands in the given app's namespace", root=True),
+    "app list": Entry("app_list", "List apps in a pod"),
+    "app rm": Entry("app_rm", "Remove an app from a pod"),
+    "app sandbox": Entry("app_sandbox", "Create an empty pod application sandbox", root=True),
+    "app start": Entry("app_start", "Start an app in a pod"),
+    "app status": Entry("app_status", "Show status of an app"),
+    "app stop": Entry("app_stop", "Stop an app in a pod"),
+    "attach": Entry("attach", "Attach to an app running within a rkt pod", root=True),
     "cat-manifest": Entry("cat_manifest", "Inspect and print the pod manifest"),
     "enter": Entry("enter", "Enter the namespaces of an app within a rkt pod", root=True),
     "fetch": Entry("fetch", "Fetch image(s) and store them in the local store"),

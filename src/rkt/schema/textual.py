@@ -133,6 +133,19 @@ def parse_port(text: str) -> ExposedPort:
     return ExposedPort(name, int(port), ip)
 
 
+def parse_sandbox_port(text: str) -> ExposedPort:
+    """Read a port of a pod without apps, `NAME:PROTOCOL:PODPORT:HOSTIP:HOSTPORT`."""
+    parts = text.split(":")
+    if len(parts) != 5:
+        raise BadValue("--port invalid format")
+    name, protocol, inner, ip, outer = parts
+    if protocol not in ("tcp", "udp"):
+        raise BadValue(f"invalid protocol {quote(protocol)}")
+    exposed = parse_port(f"{name}:{ip}:{outer}" if ip else f"{name}:{outer}")
+    number = parse_port(f"{name}:{inner}").host_port
+    return ExposedPort(name, exposed.host_port, exposed.host_ip, Port(name, protocol, number))
+
+
 def parse_mount_point(text: str) -> MountPoint:
     """Read an image's mount point, `NAME,path=/p,readOnly=true`; raises BadValue."""
     fields = _pairs(text, "name")

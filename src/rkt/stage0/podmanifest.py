@@ -7,6 +7,7 @@ import re
 
 import msgspec
 
+from rkt.const import STAGE1_MUTABLE, STAGE2_PREFIX
 from rkt.errors import RktError, SchemaError
 from rkt.schema.image import Annotation, App, EnvVar, check_labels
 from rkt.schema.pod import (
@@ -17,13 +18,13 @@ from rkt.schema.pod import (
     RuntimeImage,
     decode_pod_manifest,
 )
-from rkt.schema.textual import parse_mount, parse_port, parse_volume
+from rkt.schema.textual import parse_mount, parse_port, parse_sandbox_port, parse_volume
 from rkt.schema.types import parse_ac_name, parse_bool, sanitize_ac_name
 from rkt.stage0 import overrides
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import TypeVar
 
     from rkt.fetch.finder import Finder
@@ -37,6 +38,11 @@ if TYPE_CHECKING:
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z_0-9.-]*")
 _MAX_FILE = 16 << 20
 _MAX_ID = 2**32 - 2
+STREAM_MODES = {
+    "stdin": ("null", "stream", "tty"),
+    "stdout": ("log", "null", "stream", "tty"),
+    "stderr": ("log", "null", "stream", "tty"),
+}
 
 
 class Image:
@@ -65,9 +71,18 @@ def build(request: PodRequest, images: Sequence[Image]) -> PodManifest:
         names.add(name)
         apps.append(_runtime_app(name, request, app, image, general))
     _check_mounts(apps, volumes)
-    ports = tuple(_flag("port", text, parse_port) for text in request.ports)
+    grammar = parse_sandbox_port if request.mutable else parse_port
+    ports = tuple(_flag("port", text, grammar) for text in request.ports)
     check_ports(apps, ports)
-    return PodManifest.create(tuple(apps), volumes=volumes, ports=ports)
+    return PodManifest.create(
+        tuple(apps), volumes=volumes, ports=ports,
+        annotations=_annotations({**request.annotations, **_mutable(request.mutable)}),
+        user_annotations=request.user_annotations, user_labels=request.user_labels,
+    )  # fmt: skip
+
+
+def _mutable(value: bool) -> dict[str, str]:
+    return {STAGE1_MUTABLE: str(value).lower()}
 
 
 def check_flags(request: PodRequest) -> None:
@@ -88,6 +103,7 @@ def check_flags(request: PodRequest) -> None:
         _gids(app)
         for name in ("annotation", "environment", "user-annotation", "user-label"):
             _pairs(app, name)
+        _streams(app)
 
 
 def _volumes(request: PodRequest) -> tuple[Volume, ...]:
@@ -152,10 +168,25 @@ def _runtime_app(
         app=_app_section(request, app, image.manifest),
         read_only_root_fs=_flag("readonly-rootfs", readonly, parse_bool) if readonly else False,
         mounts=tuple(mounts.values()),
-        annotations=tuple(
-            Annotation(key, value) for key, value in _pairs(app, "annotation").items()
-        ),
+        annotations=_annotations(_pairs(app, "annotation") | _streams(app)),
     )
+
+
+def _annotations(pairs: Mapping[str, str]) -> tuple[Annotation, ...]:
+    return tuple(Annotation(key, value) for key, value in pairs.items())
+
+
+def _streams(app: AppRequest) -> dict[str, str]:
+    """Give the annotations of --stdin, --stdout and --stderr (rkt-internals section 9)."""
+    found = {}
+    for stream, modes in STREAM_MODES.items():
+        mode = app.last(stream)
+        if mode is None:
+            continue
+        if mode not in modes:
+            raise RktError(f'invalid {stream} mode "{mode}"', hint=f"one of: {', '.join(modes)}")
+        found[STAGE2_PREFIX + stream] = mode
+    return found
 
 
 def _runtime_image(image: Image) -> RuntimeImage:
@@ -295,4 +326,6 @@ def read(path: str, store: Store, finder: Finder) -> tuple[PodManifest, list[Ima
         images.append(image)
     _check_mounts(apps, manifest.volumes)
     check_ports(apps, manifest.ports)
-    return msgspec.structs.replace(manifest, apps=tuple(apps)), images
+    kept = {item.name: item.value for item in manifest.annotations} | _mutable(False)
+    changed = msgspec.structs.replace(manifest, apps=tuple(apps), annotations=_annotations(kept))
+    return changed, images

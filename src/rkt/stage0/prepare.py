@@ -12,6 +12,7 @@ from rkt.pod import lifecycle
 from rkt.schema import codec
 from rkt.stage0 import podmanifest, stage1image
 from rkt.stage0.remove import remove
+from rkt.stage0.stage1image import supports_mutable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class Preparer:
         # Keeps `image gc` and `image rm` away until the pod's files name what it uses.
         with self._store.guard(exclusive=False):
             stage1 = stage1image.find(self._store, self._finder, self._stage1, self._stage1_images)
+            if request.mutable and not supports_mutable(stage1, self._store):
+                raise RktError("stage1 does not support mutable pods")
             if request.pod_manifest:
                 manifest, images = podmanifest.read(request.pod_manifest, self._store, self._finder)
             else:

@@ -31,8 +31,9 @@ class PodRequest:
     """
 
     __slots__ = (
-        "apps", "env_files", "explicit_env", "inherited_env", "mounts", "no_overlay",
-        "pod_manifest", "ports", "private_users", "volumes",
+        "annotations", "apps", "env_files", "explicit_env", "inherited_env", "mounts", "mutable",
+        "no_overlay", "pod_manifest", "ports", "private_users", "user_annotations", "user_labels",
+        "volumes",
     )  # fmt: skip
 
     def __init__(
@@ -48,6 +49,10 @@ class PodRequest:
         no_overlay: bool = False,
         private_users: bool = False,
         pod_manifest: str = "",
+        mutable: bool = False,
+        annotations: Mapping[str, str] | None = None,
+        user_annotations: Mapping[str, str] | None = None,
+        user_labels: Mapping[str, str] | None = None,
     ) -> None:
         self.apps = list(apps)
         self.volumes = list(volumes)
@@ -59,6 +64,10 @@ class PodRequest:
         self.no_overlay = no_overlay
         self.private_users = private_users
         self.pod_manifest = pod_manifest
+        self.mutable = mutable
+        self.annotations = dict(annotations or {})
+        self.user_annotations = dict(user_annotations or {})
+        self.user_labels = dict(user_labels or {})
 
 
 class NameService:
@@ -98,7 +107,7 @@ class RunRequest:
 
     __slots__ = (
         "debug", "disable_capabilities", "disable_paths", "disable_seccomp", "dns", "hostname",
-        "interactive", "ipc", "local_config", "net", "register",
+        "interactive", "ipc", "local_config", "mutable", "net", "register",
     )  # fmt: skip
 
     def __init__(
@@ -115,10 +124,12 @@ class RunRequest:
         disable_seccomp: bool = False,
         dns: NameService | None = None,
         register: bool | None = False,
+        mutable: bool = False,
     ) -> None:
         self.net = net
         self.dns = dns or NameService()
         self.register = register
+        self.mutable = mutable
         self.interactive = interactive
         self.hostname = hostname
         self.ipc = ipc

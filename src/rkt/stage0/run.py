@@ -84,6 +84,8 @@ def arguments(stage1: Stage1, request: RunRequest, uuid: str, token: str = "") -
             argv.append("--disable-paths")
         if request.disable_seccomp:
             argv.append("--disable-seccomp")
+    if request.mutable:
+        argv.append("--mutable")
     if request.ipc:
         if stage1.interface >= 6:
             argv.append(f"--ipc={request.ipc}")

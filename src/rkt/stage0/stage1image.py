@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from rkt.const import STAGE1_PREFIX
 from rkt.errors import NotFound, RktError
 
 TYPE_CHECKING = False
@@ -39,6 +40,11 @@ def find(store: Store, finder: Finder, choice: Choice, images_dir: str) -> Image
     if os.path.basename(name) != name:
         raise RktError(f'"{name}": --stage1-from-dir takes a file name without directories')
     return _installed(store, f"{images_dir}/{name}")
+
+
+def supports_mutable(record: ImageRecord, store: Store) -> bool:
+    """Say whether a stage1 image can add apps to a running pod."""
+    return store.manifest(record.key).annotation(f"{STAGE1_PREFIX}app/add") is not None
 
 
 def _address(choice: Choice) -> str:

@@ -1,8 +1,8 @@
 """The pod's control socket: how the programs of stage1 ask the supervisor to do something.
 
 It is the file `control` of the pod directory.  A connection carries one request and its answer,
-each a JSON object led by its length in four bytes.  Nobody but root is heard, and nobody can make the
-supervisor wait, nor keep more in its memory than a few requests.
+each a JSON object led by its length in four bytes.  Nobody but root is heard, and nobody can make
+the supervisor wait, nor keep more in its memory than a few requests.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def run(context: Context, args: Parsed) -> int:
     pod = lifecycle.find(context.data_dir, args.words[0])
     if pod.state() != "running":
         raise PodStateError(f'pod "{pod.uuid}" isn\'t currently running')
-    app = _choose(pod, args)
+    app = choose_app(pod, args)
     command = args.words[1:]
     if not command:
         command = ["/bin/bash"]
@@ -42,7 +42,8 @@ def run(context: Context, args: Parsed) -> int:
     enter(pod, app, command)
 
 
-def _choose(pod: Pod, args: Parsed) -> str:
+def choose_app(pod: Pod, args: Parsed, command: str = "enter") -> str:
+    """Give the app that a command is about: the named one, or the only one."""
     manifest = view.manifest(pod)
     names = [app.name for app in manifest.apps]
     if args.given("app"):
@@ -51,7 +52,7 @@ def _choose(pod: Pod, args: Parsed) -> str:
             raise NotFound(f'pod "{pod.uuid}": no app "{name}"',
                            hint=f"its apps are: {', '.join(names)}")  # fmt: skip
         return name
-    if args.given("imageid"):
+    if command == "enter" and args.given("imageid"):
         wanted = args.string("imageid")
         names = [app.name for app in manifest.apps if app.image.id.startswith(wanted)]
         if len(names) == 1:
@@ -62,5 +63,7 @@ def _choose(pod: Pod, args: Parsed) -> str:
         raise RktError("pod contains zero apps")
     if len(names) > 1:
         log.plain("Pod contains multiple apps:\n" + "\n".join(f"\t{name}" for name in names))
-        raise RktError('Unable to determine app name: specify app using "rkt enter --app= ..."')
+        raise RktError(
+            f'Unable to determine app name: specify app using "rkt {command} --app= ..."'
+        )
     return names[0]

@@ -26,15 +26,22 @@ COMMAND = Command(
         UUID_FILE,
         Flag("wait", "wait for the pod to exit: true, false, or how long at most", default="false",
              bare="true"),
+        Flag("wait-ready", "wait until apps can be added to the pod: true, false, or how long at "
+             "most", default="false", bare="true"),
     ),
 )  # fmt: skip
 
 
 def run(context: Context, args: Parsed) -> int:
     """Print what is known of a pod, after its end with --wait."""
-    limit = _wait_limit(args.string("wait"))
+    limit = _wait_limit("wait", args.string("wait"))
+    ready_limit = _wait_limit("wait-ready", args.string("wait-ready"))
     form = formats.given_format(args, "status")
     with lifecycle.find(context.data_dir, given_uuid(args, "status")) as pod:
+        if ready_limit != 0:
+            from rkt.pod.mutable import wait_ready
+
+            wait_ready(pod, ready_limit)
         if limit != 0:
             _wait(pod, limit)
         if form:
@@ -46,7 +53,7 @@ def run(context: Context, args: Parsed) -> int:
     return 0
 
 
-def _wait_limit(text: str) -> float:
+def _wait_limit(name: str, text: str) -> float:
     """Give the seconds to wait: 0 for not at all, negative for ever."""
     if text in TRUE:
         return -1
@@ -55,7 +62,7 @@ def _wait_limit(text: str) -> float:
     try:
         return duration.parse(text)
     except ValueError as err:
-        raise UsageError(f'invalid value "{text}" for --wait', command="status") from err
+        raise UsageError(f'invalid value "{text}" for --{name}', command="status") from err
 
 
 class _Timeout(Exception):
