@@ -70,7 +70,7 @@ class Health:
             with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
                 json.dump(process, file)
             argv = self._host.runtime.exec_argv(self._app.ident, path, f"{path}.pid")
-            self._starter = self._host.spawn(argv, (null, out_w, out_w), self._started)
+            self._starter = self._host.children.spawn(argv, (null, out_w, out_w), self._started)
         except OSError as err:  # a full disk: no reason to end a healthy app
             os.close(out_r)
             self._host.say(f'app "{self._app.name}": cannot check its health: {err.strerror}')
@@ -110,7 +110,7 @@ class Health:
         except (OSError, ValueError):
             self._done(1, "could not be run")
             return
-        self._host.adopt(self._pid, self._ended)
+        self._host.children.adopt(self._pid, self._ended)
 
     def _ended(self, code: int) -> None:
         self._pid = 0
@@ -127,7 +127,7 @@ class Health:
         self._limit = None
         for pid in (self._pid, self._starter):
             if pid:
-                self._host.adopt(pid, _ignore)
+                self._host.children.adopt(pid, _ignore)
                 try:
                     os.killpg(os.getpgid(pid), signal.SIGKILL)
                     os.kill(pid, signal.SIGKILL)

@@ -12,7 +12,7 @@ from rkt.linux import atomic
 from rkt.network import result
 from rkt.network.firewall import Forward
 from rkt.network.setup import PodNetwork
-from rkt.stage1 import supervisor
+from rkt.stage1 import signals
 from rkt.stage1.volumes import Bind
 
 TYPE_CHECKING = False
@@ -35,7 +35,7 @@ def plan(pod_dir: str, options: RunOptions, pod: Pod, hostname: str) -> PodNetwo
 
 def begin(network: PodNetwork, init_pid: int) -> None:
     """Start to attach the pod's namespaces to its networks."""
-    network.begin(init_pid, supervisor.asked_to_end)
+    network.begin(init_pid, signals.asked_to_end)
 
 
 def forwards(pod: Pod) -> list[Forward]:

@@ -17,6 +17,7 @@ from rkt.const import (
 from rkt.errors import EXIT_FAILURE, KernelError, RktError, describe
 from rkt.linux import atomic, libc
 from rkt.stage1 import (
+    apprun,
     capabilities,
     cgroup,
     contract,
@@ -33,6 +34,7 @@ from rkt.stage1 import (
     runtime,
     sandbox,
     seccomp,
+    signals,
     spec,
     supervisor,
     users,
@@ -136,7 +138,7 @@ class Pod:
             self.network = podnet.plan(self.dir, options, self.manifest, self.hostname)
         libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
         _private_mounts()
-        wake = supervisor.catch_signals(resize=bool(self.terminal))
+        wake = signals.catch(resize=bool(self.terminal))
         self._directories()
         self._shared_memory()
         self.init = sandbox.start(self.rootfs, self.hostname, self._flags())
@@ -177,7 +179,7 @@ class Pod:
             config = spec.build(
                 plan, init_pid=self._init_pid(), joined=self._joined(), shm=self._shm
             )
-            run = supervisor.AppRun(plan, config)
+            run = apprun.AppRun(plan, config)
             if plan.health is not None:
                 run.health = health.Health(self.supervisor, run, plan.health)
             self.supervisor.start(run, stdin, prefixed=prefixed)

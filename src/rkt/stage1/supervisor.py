@@ -6,34 +6,30 @@ import os
 import signal
 import time
 
-from rkt import log
 from rkt.const import LOG_DIR
 from rkt.errors import RktError
-from rkt.linux import atomic, proc
-from rkt.stage1 import applog, files, identity, policy, pump, reason, runtime, spec
-from rkt.stage1.apprun import AppRun
+from rkt.linux import atomic
+from rkt.stage1 import applog, files, identity, policy, pump, reason, runtime, signals, spec
+from rkt.stage1.children import Children, kill
+from rkt.stage1.console import Console
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rkt.stage1 import cgroup, terminal
+    from rkt.stage1 import cgroup
+    from rkt.stage1.apprun import AppRun
 
 _CANNOT_START = 126
-_TAIL = 2048
-_DRAIN_IDLE = 1.0
-_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-_URGENT = (signal.SIGINT, signal.SIGTERM)
 
 
 class Supervisor:
     """The life of a pod after its set-up."""
 
     __slots__ = (
-        "_children", "_culprit", "_ending", "_failure", "_first_failing", "_forwarding",
-        "_init_pid", "_keyboard", "_layout", "_loop", "_pod_dir", "_policy", "_quiet", "_reaped",
-        "_sinks", "_starting", "_stdin", "_stopping", "_terminal", "_wake", "_why", "apps",
-        "init_alive", "on_ready", "rkt_dir", "runtime",
+        "_console", "_culprit", "_ending", "_failure", "_first_failing", "_forwarding",
+        "_init_pid", "_layout", "_pod_dir", "_policy", "_stdin", "_stopping", "_wake", "_why",
+        "apps", "children", "init_alive", "loop", "on_ready", "rkt_dir", "runtime",
     )  # fmt: skip
 
     def __init__(
@@ -49,13 +45,12 @@ class Supervisor:
         self._pod_dir = pod_dir
         self._policy = rules
         self._layout = layout
-        self._quiet = quiet
         self._init_pid = init_pid
-        self._loop = pump.Loop()
-        self._sinks = self._open_sinks()
-        self._children: dict[int, Callable[[int], None]] = {}
-        self._starting: set[int] = set()
-        self._reaped: dict[int, int] = {}
+        self.loop = pump.Loop()
+        """The loop that everything of the pod runs in."""
+        self.children = Children()
+        self.children.adopt(init_pid, self._init_ended)
+        self._console = Console(self.loop, quiet=quiet)
         self._stopping = 0  # signal that ends the pod
         self._why = ""
         self._forwarding = False
@@ -63,34 +58,22 @@ class Supervisor:
         self._first_failing = 0
         self._culprit: AppRun | None = None
         self._failure: RktError | None = None
-        self._terminal: terminal.Terminal | None = None
-        self._keyboard: terminal.Keyboard | None = None
         self._stdin = -1
         self._wake = -1
 
-    def _open_sinks(self) -> tuple[pump.Sink, pump.Sink]:
-        if not self._quiet:
-            return pump.Sink(self._loop, 1), pump.Sink(self._loop, 2)
-        null = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            return pump.Sink(self._loop, null), pump.Sink(self._loop, null)
-        finally:
-            os.close(null)
+    def _init_ended(self, _code: int) -> None:
+        self.init_alive = False
 
     def say(self, text: str) -> None:
         """Write a line for the user without ever waiting for who reads stderr."""
-        if self._quiet:
-            log.info(text)
-        else:
-            end = "\r\n" if self._terminal else "\n"
-            self._sinks[1].write(f"rkt: {text}{end}".encode("utf-8", "replace"))
+        self._console.say(text)
 
     # Signals
 
     def watch_signals(self, wake: int) -> None:
-        """Handle signals that arrive as bytes on a descriptor (see `catch_signals`)."""
+        """Handle signals that arrive as bytes on a descriptor (see `signals.catch`)."""
         self._wake = wake
-        self._loop.watch(wake, self._signals)
+        self.loop.watch(wake, self._signals)
 
     def _signals(self) -> None:
         try:
@@ -98,23 +81,18 @@ class Supervisor:
         except BlockingIOError:
             return
         if signal.SIGCHLD in numbers:
-            self._reap()
+            self.children.reap()
         for number in numbers:
-            if number in _FORWARDED:
+            if number in signals.FORWARDED:
                 self._forward(number)
-            elif number == signal.SIGWINCH and self._terminal:
-                for source in self._terminal_sources():
-                    self._terminal.copy_size(source.fd)
-
-    def _terminal_sources(self) -> list[pump.Source]:
-        return [s for app in self.apps if app.plan.terminal for s in app.sources if not s.closed]
+            elif number == signal.SIGWINCH:
+                self._console.resize(self.apps)
 
     def _forward(self, number: int) -> None:
         if self._ending:  # only the last output is left, and its reader is slow: let it go
-            for sink in self._sinks:
-                sink.abandon()
+            self._console.abandon()
             return
-        if self._forwarding and number in _URGENT:
+        if self._forwarding and number in signals.URGENT:
             self.kill_all()
             return
         self._forwarding = True
@@ -129,14 +107,14 @@ class Supervisor:
         self._stopping = number
         if first:
             self._why = why
-            self._loop.after(self._policy.stop_timeout, self._grace_over)
+            self.loop.after(self._policy.stop_timeout, self._grace_over)
         for app in self.apps:
             ran = app.end is not None or app.step == "main"
             app.steps = [step for step in app.steps if step == "post-stop" and ran]
             if app.between:
                 self._conclude(app)
             if app.pid and app.step != "post-stop":
-                _kill(app.pid, number)
+                kill(app.pid, number)
 
     def _grace_over(self) -> None:
         for app in self.apps:
@@ -144,7 +122,7 @@ class Supervisor:
                 app.overdue = bool(app.pid)
                 for pid in (app.pid, app.starter):
                     if pid:
-                        _kill(pid, signal.SIGKILL)
+                        kill(pid)
         self._stopping = signal.SIGKILL
 
     def kill_all(self) -> None:
@@ -154,20 +132,22 @@ class Supervisor:
             if app.health:
                 app.health.stop()
             if app.starter:
-                _kill(app.starter, signal.SIGKILL)
+                kill(app.starter)
         if self.init_alive:
-            _kill(self._init_pid, signal.SIGKILL)
+            kill(self._init_pid)
 
     def unhealthy(self, app: AppRun, text: str) -> None:
         """End an app that failed its health check; that counts as a failure, however it ends."""
         app.unhealthy = text
         pid = app.pid
         self.note(app, text)
-        _kill(pid, signal.SIGTERM)
-        self._loop.after(
-            self._policy.stop_timeout,
-            lambda: _kill(pid, signal.SIGKILL) if app.pid == pid else None,
-        )
+        kill(pid, signal.SIGTERM)
+
+        def insist() -> None:
+            if app.pid == pid:
+                kill(pid)
+
+        self.loop.after(self._policy.stop_timeout, insist)
 
     def note(self, app: AppRun, text: str) -> None:
         """Write a line of rkt's own into the log of an app."""
@@ -175,11 +155,6 @@ class Supervisor:
             app.log.note(text)
 
     # Starting
-
-    @property
-    def loop(self) -> pump.Loop:
-        """The loop that everything of the pod runs in."""
-        return self._loop
 
     def start(self, app: AppRun, stdin: int, *, prefixed: bool) -> None:
         """Begin an app: its pre-start handler, else its main process."""
@@ -218,28 +193,9 @@ class Supervisor:
         finally:
             os.close(null)
 
-    def spawn(
-        self, argv: list[str], stdio: tuple[int, int, int], ended: Callable[[int], None]
-    ) -> int:
-        """Start a program of the host; `ended` gets its exit code, or minus the signal.
-
-        As long as it runs, a child that it leaves to this process may be adopted.
-        """
-        pid = proc.spawn(argv, env=runtime.environment(), stdio=stdio, new_session=True)
-        self._children[pid] = ended
-        self._starting.add(pid)
-        return pid
-
-    def adopt(self, pid: int, ended: Callable[[int], None]) -> None:
-        """Have the end of a child reported, which may have come already."""
-        if pid in self._reaped:
-            ended(self._reaped.pop(pid))
-        else:
-            self._children[pid] = ended
-
     def _start_container(self, app: AppRun, stdio: tuple[int, int, int], console: str = "") -> None:
         argv = self.runtime.run_argv(app.ident, app.bundle, console)
-        app.starter = self.spawn(argv, stdio, lambda code: self._started(app, code))
+        app.starter = self.children.spawn(argv, stdio, lambda code: self._started(app, code))
 
     def _spawn_with_pipes(self, app: AppRun, null: int) -> None:
         stdin = self._stdin if self._stdin >= 0 else null
@@ -255,53 +211,16 @@ class Supervisor:
             os.close(out_w)
             os.close(err_w)
         for fd, stream in ((out_r, 1), (err_r, 2)):
-            self._carry(app, fd, stream, pump.Lines(b"") if app.prefixed else None)
-
-    def _carry(
-        self, app: AppRun, fd: int, stream: int, lines: pump.Lines | None = None
-    ) -> pump.Source:
-        """Carry what comes from a descriptor to the console and into the app's log."""
-        source = pump.Source(self._loop, fd, self._sinks[stream - 1], lines)
-        app.sources.append(source)
-
-        def keep(data: bytes) -> None:
-            if stream == 2:
-                app.tail = data[-_TAIL:] if len(data) >= _TAIL else (app.tail + data)[-_TAIL:]
-            if app.log:
-                app.log.write(stream, data)
-
-        source.taps.append(keep)
-        return source
+            self._console.carry(app, fd, stream, pump.Lines(b"") if app.prefixed else None)
 
     def _spawn_with_terminal(self, app: AppRun, null: int) -> None:
-        from rkt.stage1 import terminal
-
-        # By way of /proc: a unix socket's path may not be longer than 107 bytes.
-        app.console = terminal.ConsoleSocket(f"/proc/{os.getpid()}/cwd")
+        socket = self._console.wait_for_terminal(app)
         err_r, err_w = os.pipe()
         try:
-            self._start_container(app, (null, null, err_w), app.console.path)
+            self._start_container(app, (null, null, err_w), socket)
         finally:
             os.close(err_w)
-        self._carry(app, err_r, 2)
-        self._loop.watch(app.console.fileno(), lambda: self._connect_terminal(app))
-
-    def _connect_terminal(self, app: AppRun) -> None:
-        from rkt.stage1 import terminal
-
-        console = app.console
-        if console is None:
-            return
-        self._loop.forget(console.fileno())
-        master = console.receive()
-        console.close()
-        app.console = None
-        source = self._carry(app, master, 1)
-        self._terminal = terminal.Terminal(0)
-        self._terminal.copy_size(master)
-        self._terminal.raw()
-        self._keyboard = terminal.Keyboard(self._loop, 0, master)
-        source.resume()
+        self._console.carry(app, err_r, 2)
 
     def _started(self, app: AppRun, code: int) -> None:
         """Handle the end of the runtime's command: the container runs, or could not start."""
@@ -323,9 +242,9 @@ class Supervisor:
             source.resume()
         if app.step == "main":
             self._main_began(app)
-        self.adopt(pid, lambda code: self._exited(app, code))
+        self.children.adopt(pid, lambda code: self._exited(app, code))
         if app.pid == pid and self._stopping and app.step != "post-stop":
-            _kill(pid, self._stopping)
+            kill(pid, self._stopping)
 
     def _main_began(self, app: AppRun) -> None:
         text = f"{app.pid} {identity.start_time(app.pid)}\n".encode()
@@ -359,27 +278,6 @@ class Supervisor:
         self._round_over(app)
 
     # Ending
-
-    def _reap(self) -> None:
-        while True:
-            try:
-                pid, raw = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            code = os.waitstatus_to_exitcode(raw)
-            if pid == self._init_pid:
-                self.init_alive = False
-                continue
-            ended = self._children.pop(pid, None)
-            self._starting.discard(pid)
-            if ended:
-                ended(code)
-            elif self._starting:  # an app may end before its runtime's command does
-                self._reaped[pid] = code
-            if not self._starting:
-                self._reaped.clear()
 
     def _exited(self, app: AppRun, code: int) -> None:
         app.pid = 0
@@ -437,7 +335,7 @@ class Supervisor:
                 self.note(app, text)
                 self.say(f'app "{app.name}" {text}')
                 self._record(app)
-                app.timer = self._loop.after(delay, lambda: self._again(app))
+                app.timer = self.loop.after(delay, lambda: self._again(app))
                 return
         self._conclude(app)
 
@@ -457,7 +355,9 @@ class Supervisor:
                 argv = self.runtime.delete_argv(app.idents.pop())
                 null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
                 try:
-                    app.starter = self.spawn(argv, (null,) * 3, lambda _: self._forgotten(app))
+                    app.starter = self.children.spawn(
+                        argv, (null, null, null), lambda _: self._forgotten(app)
+                    )
                 finally:
                     os.close(null)
             else:
@@ -476,7 +376,7 @@ class Supervisor:
         if app.end is None:
             return
         app.between = False
-        self._loop.cancel(app.timer)
+        self.loop.cancel(app.timer)
         app.timer = None
         app.status = app.end.status
         self._record(app)
@@ -521,7 +421,7 @@ class Supervisor:
     def run(self) -> int:
         """Wait until all apps have ended.  Gives the status of the pod; raises what failed."""
         while not all(app.ended for app in self.apps):
-            self._loop.step()
+            self.loop.step()
             if self._failure:
                 raise self._failure
             if self.on_ready and all(app.begun for app in self.apps):
@@ -538,15 +438,12 @@ class Supervisor:
         """Kill what is left of the pod, carry the last output, restore the terminal."""
         self._ending = True
         self.kill_all()
-        while self.init_alive or self._starting or any(app.pid for app in self.apps):
-            if not self._loop.step(limit=0.2):
-                self._reap()
+        while self.init_alive or self.children.busy or any(app.pid for app in self.apps):
+            if not self.loop.step(limit=0.2):
+                self.children.reap()
         if drain:
-            self._drain()
-        if self._keyboard:
-            self._keyboard.close()
-        if self._terminal:
-            self._terminal.restore()
+            self._console.drain([source for app in self.apps for source in app.sources])
+        self._console.restore()
         for app in self.apps:
             if app.console:
                 app.console.close()
@@ -556,58 +453,6 @@ class Supervisor:
                 slot.discard()
         words = self.last_words()
         if drain and words:
-            self._terminal = None
             self.say(words)
-            self._drain()
-        for sink in self._sinks:
-            sink.close()
-
-    def _drain(self) -> None:
-        """Carry what is still in the pipes; a signal ends this too.
-
-        All of the pod is dead.  Should somebody outside hold a pipe open, silence ends the wait.
-        """
-        sources = [source for app in self.apps for source in app.sources]
-        while any(not s.closed for s in sources) or any(s.pending for s in self._sinks):
-            blocked = any(sink.pending for sink in self._sinks)
-            if not self._loop.step(limit=_DRAIN_IDLE) and not blocked:
-                break
-        for source in sources:
-            source.close()
-
-
-def catch_signals(*, resize: bool) -> int:
-    """Make signals arrive as bytes on a descriptor; those ignored by the caller stay ignored."""
-    wake_r, wake_w = os.pipe()
-    os.set_blocking(wake_r, False)
-    os.set_blocking(wake_w, False)
-    signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
-    numbers = [*_FORWARDED, signal.SIGCHLD]
-    if resize:
-        numbers.append(signal.SIGWINCH)
-    for number in numbers:
-        if number == signal.SIGCHLD or signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, _note)
-    return wake_r
-
-
-_noted: list[int] = []
-
-
-def _note(number: int, _frame: object) -> None:
-    """Remember the first signal that ends the pod; the wake-up byte is for the loop."""
-    if not _noted and number in _FORWARDED:
-        _noted.append(number)
-
-
-def asked_to_end() -> int:
-    """Give the signal that came while there was no loop to handle it, 0 if none."""
-    return _noted[0] if _noted else 0
-
-
-def _kill(pid: int, number: int) -> None:
-    """Signal a child that was not reaped yet: its number cannot be anyone else's."""
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        pass
+            self._console.drain([])
+        self._console.close()

@@ -1,0 +1,76 @@
+"""The child processes of a supervisor, by what is to happen at their end."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from rkt.linux import proc
+from rkt.stage1 import runtime
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Ended = Callable[[int], None]
+
+
+class Children:
+    """Who is told when a child ends: exit code, or minus the signal.
+
+    The runtime's commands leave processes behind that become children of this one (a subreaper).
+    Such a process may end before its number is known: ends are kept while a command runs.
+    """
+
+    __slots__ = ("_early", "_running", "_waiting")
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, Ended] = {}
+        self._running: set[int] = set()
+        self._early: dict[int, int] = {}
+
+    @property
+    def busy(self) -> bool:
+        """Whether a command that was spawned still runs."""
+        return bool(self._running)
+
+    def spawn(self, argv: list[str], stdio: tuple[int, int, int], ended: Ended) -> int:
+        """Start a program of the host in a session of its own.  Raises OSError."""
+        pid = proc.spawn(argv, env=runtime.environment(), stdio=stdio, new_session=True)
+        self._waiting[pid] = ended
+        self._running.add(pid)
+        return pid
+
+    def adopt(self, pid: int, ended: Ended) -> None:
+        """Have the end of a child reported, which may have come already; replaces who was told."""
+        if pid in self._early:
+            ended(self._early.pop(pid))
+        else:
+            self._waiting[pid] = ended
+
+    def reap(self) -> None:
+        """Collect all that have ended."""
+        while True:
+            try:
+                pid, raw = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            code = os.waitstatus_to_exitcode(raw)
+            ended = self._waiting.pop(pid, None)
+            self._running.discard(pid)
+            if ended:
+                ended(code)
+            elif self._running:
+                self._early[pid] = code
+            if not self._running:
+                self._early.clear()
+
+
+def kill(pid: int, number: int = signal.SIGKILL) -> None:
+    """Signal a child that was not reaped yet: its number cannot be anyone else's."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
