@@ -4,8 +4,18 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from rkt.stage1 import applog, policy, pump, reason, spec, terminal
-    from rkt.stage1.health import Health
+
+    class Checks(Protocol):
+        """The health checks of an app (rkt.stage1.health)."""
+
+        def start(self) -> None:
+            """Begin: the main process runs."""
+
+        def stop(self) -> None:
+            """End: it has gone."""
 
 
 class AppRun:
@@ -55,7 +65,7 @@ class AppRun:
         self.console: terminal.ConsoleSocket | None = None
         self.log: applog.AppLog | None = None
         self.tail = b""  # what it wrote last on stderr
-        self.health: Health | None = None
+        self.health: Checks | None = None
         self.unhealthy = ""
         self.begun = False
         self.since = 0.0

@@ -10,10 +10,28 @@ from rkt.linux import atomic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from rkt.stage1.apprun import AppRun
+    from rkt.stage1.children import Children
     from rkt.stage1.policy import HealthPlan
-    from rkt.stage1.pump import Timer
-    from rkt.stage1.supervisor import Supervisor
+    from rkt.stage1.pump import Loop, Timer
+    from rkt.stage1.runtime import Runtime
+
+    class Host(Protocol):
+        """What is needed of a supervisor."""
+
+        loop: Loop
+        children: Children
+        runtime: Runtime
+        rkt_dir: str
+
+        def say(self, text: str) -> None:
+            """Write a line for the user."""
+
+        def unhealthy(self, app: AppRun, text: str) -> None:
+            """End an app that is not well."""
+
 
 _KEPT = 1024
 
@@ -26,7 +44,7 @@ class Health:
         "_starter", "_state", "_timer",
     )  # fmt: skip
 
-    def __init__(self, host: Supervisor, app: AppRun, plan: HealthPlan) -> None:
+    def __init__(self, host: Host, app: AppRun, plan: HealthPlan) -> None:
         self._host = host
         self._app = app
         self._plan = plan

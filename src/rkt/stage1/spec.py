@@ -32,8 +32,8 @@ class AppPlan:
     __slots__ = (
         "args", "binds", "capabilities", "cgroup", "console_size", "cwd", "env", "gid", "groups",
         "handlers", "health", "name", "no_new_privileges", "oom_score_adj", "read_only_root",
-        "resources", "root", "seccomp", "selinux_label", "selinux_mount_label", "sysctl", "terminal",
-        "uid", "unprotected_paths",
+        "resources", "root", "seccomp", "selinux_label", "selinux_mount_label", "sysctl",
+        "terminal", "uid", "unprotected_paths",
     )  # fmt: skip
 
     def __init__(self, name: str, root: str) -> None:
