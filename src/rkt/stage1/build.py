@@ -32,7 +32,8 @@ _DIRECTORIES = (
 # A threshold that start-up does not reach: the collector would cost 2 ms and find nothing.
 _LAUNCHER = """\
 #!{python} -ISB
-import gc, sys; gc.set_threshold(100_000); sys.path.insert(0, __file__.rpartition("/")[0] + "/{lib}"); \
+import gc, sys; gc.set_threshold(100_000); \
+sys.path.insert(0, __file__.rpartition("/")[0] + "/{lib}"); \
 from rkt.stage1 import launch, {module}; launch.leave({module}.main(sys.argv))
 """
 _OS_RELEASE = (
