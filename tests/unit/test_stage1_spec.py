@@ -215,10 +215,13 @@ def test_all_and_empty() -> None:
     assert _build((seccomp.REMOVE, {"set": ["@appc.io/empty"]})) == _build()
 
 
-def test_unknown_groups_are_ignored_but_not_systemds() -> None:
+def test_groups_of_systemd_are_known_and_others_ignored() -> None:
     assert "read" in _actions(_build((seccomp.RETAIN, {"set": ["@other/x", "read"]})))
-    with pytest.raises(RktError, match=r'"@systemd/clock" is not available in stage1-oci'):
-        _build((seccomp.REMOVE, {"set": ["@systemd/clock"]}))
+    blocked = _actions(_build((seccomp.REMOVE, {"set": ["@systemd/clock", "@systemd/no-such"]})))
+    assert {"adjtimex", "settimeofday"} <= blocked.keys()
+    for name in ("clock", "default-whitelist", "mount", "network-io", "obsolete", "privileged",
+                 "process", "raw-io"):  # fmt: skip
+        assert _actions(_build((seccomp.REMOVE, {"set": [f"@systemd/{name}"]})))
 
 
 @pytest.mark.parametrize(("value", "message"), [
@@ -323,27 +326,74 @@ def test_resource_isolators(capsys: pytest.CaptureFixture[str]) -> None:
         ("resource/cpu", {"limit": "1500m"}),
         ("os/linux/cpu-shares", 512),
         ("resource/block-iops", {"default": True, "limit": "10"}),
+        ("resource/memory", {"request": "1M", "limit": "3Mi"}),
         ("os/linux/no-new-privileges", True),
     ]
-    assert resources.build("a", isolators, {"memory", "cpu"}) == {
+    unenforced = resources.Unenforced()
+    found = resources.limits(isolators, {"memory", "cpu"}, unenforced)
+    assert resources.as_oci(found) == {
         "memory": {"limit": 2 << 20}, "cpu": {"period": 100000, "quota": 150000, "shares": 512},
     }  # fmt: skip
+    resources.limits(isolators[:1], set(), unenforced)
+    unenforced.other('app "a"', "resource/network-bandwidth", "why")
+    unenforced.tell()
     assert capsys.readouterr().err == (
-        'rkt: warning: app "a": isolator "resource/block-iops" is not supported, ignored\n'
+        "rkt: warning: resource/block-iops, resource/memory isolator set but support disabled in "
+        "the kernel, skipping; isolators that cannot be enforced are ignored: "
+        'app "a": resource/network-bandwidth (why)\n'
     )
-    assert resources.build("a", isolators[:1], set()) == {}
-    assert capsys.readouterr().err == (
-        "rkt: warning: resource/memory isolator set but support disabled in the kernel, skipping\n"
+    resources.Unenforced().tell()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_pods_limits_bound_those_of_its_apps() -> None:
+    pod, app = resources.Limits(), resources.Limits()
+    pod.memory, pod.cpu = 100, 2000
+    app.memory, app.block_ops = 200, 7
+    bounded = app.within(pod)
+    assert (bounded.memory, bounded.cpu, bounded.block_ops) == (100, None, 7)
+
+
+def test_throttled_disks(tmp_path: Path) -> None:
+    for name, size, number in (("sda", "100", "8:0"), ("loop0", "0", "7:0"), ("ram0", "9", "1:0")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "size").write_text(f"{size}\n")
+        (tmp_path / name / "dev").write_text(f"{number}\n")
+    assert resources.disks(str(tmp_path)) == [(8, 0)]
+    assert resources.disks(str(tmp_path / "none")) == []
+
+
+def test_kernel_parameters_of_namespaces_only(capsys: pytest.CaptureFixture[str]) -> None:
+    unenforced = resources.Unenforced()
+    values = {"net.ipv4.ip_forward": "1", "kernel.msgmax": "9", "kernel.panic": "1"}
+    isolators: list[tuple[str, object]] = [("os/unix/sysctl", values)]
+    assert resources.sysctl(isolators, {"ipc"}, unenforced) == {"kernel.msgmax": "9"}
+    unenforced.tell()
+    assert "os/unix/sysctl net.ipv4.ip_forward (it is not of a namespace of the pod)" in (
+        capsys.readouterr().err
     )
+
+
+def test_selinux_context(capsys: pytest.CaptureFixture[str]) -> None:
+    value = {"user": "u", "role": "r", "type": "t", "level": "s0:c1"}
+    isolators: list[tuple[str, object]] = [("os/linux/selinux-context", value)]
+    unenforced = resources.Unenforced()
+    assert resources.selinux_label("a", isolators, unenforced, enabled=True) == "u:r:t:s0:c1"
+    assert resources.selinux_label("a", isolators, unenforced, enabled=False) == ""
+    unenforced.tell()
+    assert "os/linux/selinux-context (SELinux is not enabled)" in capsys.readouterr().err
 
 
 def test_oom_score_needs_permission_to_go_down(capsys: pytest.CaptureFixture[str]) -> None:
     up: list[tuple[str, object]] = [("os/linux/oom-score-adj", 900)]
     down: list[tuple[str, object]] = [("os/linux/oom-score-adj", -900)]
-    assert resources.oom_score_adj("a", up, ()) == 900
-    assert resources.oom_score_adj("a", down, ("CAP_SYS_RESOURCE",)) == -900
-    assert resources.oom_score_adj("a", down, ()) is None
+    unenforced = resources.Unenforced()
+    assert resources.oom_score_adj("a", up, (), unenforced) == 900
+    assert resources.oom_score_adj("a", down, ("CAP_SYS_RESOURCE",), unenforced) == -900
+    assert resources.oom_score_adj("a", down, (), unenforced) is None
+    unenforced.tell()
     assert capsys.readouterr().err == (
-        'rkt: warning: app "a": no permission to lower oom_score_adj to -900, ignored\n'
+        'rkt: warning: isolators that cannot be enforced are ignored: app "a": '
+        "os/linux/oom-score-adj (no permission to lower it to -900)\n"
     )
-    assert resources.oom_score_adj("a", [], ()) is None
+    assert resources.oom_score_adj("a", [], (), unenforced) is None

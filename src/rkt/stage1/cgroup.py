@@ -10,6 +10,7 @@ import os
 import signal
 import time
 
+from rkt.errors import KernelError
 from rkt.stage1 import identity
 
 ROOT = "/sys/fs/cgroup"
@@ -20,7 +21,7 @@ _RETRIES = 100
 class Layout:
     """What cgroup trees this process sees."""
 
-    __slots__ = ("controllers", "hierarchies", "hybrid", "own", "unified")
+    __slots__ = ("controllers", "hierarchies", "hybrid", "own", "places", "unified")
 
     def __init__(self, mountinfo: str, own: str) -> None:
         self.hierarchies: list[str] = []
@@ -28,6 +29,7 @@ class Layout:
         self.hybrid = False
         self.own = "/"
         self.controllers: set[str] = set()
+        self.places: dict[str, str] = {}  # version 1: where a controller's hierarchy is mounted
         for line in mountinfo.splitlines():
             head, _, tail = line.partition(" - ")
             fields = head.split(" ")
@@ -41,7 +43,8 @@ class Layout:
                 self.hybrid = self.hybrid or not self.unified
             else:
                 names = options.rpartition(" ")[2].split(",")
-                self.controllers.update(name for name in names if "=" not in name)
+                self.places.update((name, where) for name in names if "=" not in name)
+                self.controllers.update(self.places)
         for line in own.splitlines():
             if self.unified and line.startswith("0::"):
                 self.own = line[3:]
@@ -72,6 +75,115 @@ def read_layout() -> Layout:
 def has_controllers(path: str = _UNIFIED) -> bool:
     """Say whether a version 2 tree has controllers."""
     return bool(_words(f"{path}/cgroup.controllers"))
+
+
+def claim(layout: Layout, uuid: str, own_pids: set[int], *, limited: bool) -> None:
+    """Version 2: make a pod's cgroup and hand it the controllers that its apps may be limited by.
+
+    A cgroup with processes gives no controllers to those below.  If that hinders a pod with limits,
+    and only processes of the pod are in it, as in a service, they move to a leaf of their own;
+    else, as in a login session, the pod goes below the root of the tree.
+    """
+    if not layout.unified:
+        return
+    above = ROOT + layout.own.rstrip("/")
+    if limited and layout.own != "/" and not _gives(above):
+        if {int(pid) for pid in _words(f"{above}/cgroup.procs")} <= own_pids:
+            _move(own_pids, f"{above}/supervisor")
+        else:
+            layout.own = "/"
+            above = ROOT
+    _gives(above)
+    own = ROOT + layout.pod_path(uuid)
+    try:
+        os.mkdir(own, 0o755)
+    except FileExistsError:
+        pass
+    except OSError:  # the runtime will say what is wrong
+        return
+    layout.controllers = set(_words(f"{own}/cgroup.controllers"))
+    _enable(own, sorted(layout.controllers))
+
+
+def _gives(path: str) -> bool:
+    """Hand a cgroup's controllers down; say whether those for limits are among what is given."""
+    _enable(path, _words(f"{path}/cgroup.controllers"))
+    return {"cpu", "memory"} <= set(_words(f"{path}/cgroup.subtree_control"))
+
+
+def _move(pids: set[int], path: str) -> None:
+    try:
+        os.makedirs(path, 0o755, exist_ok=True)
+        for pid in sorted(pids):
+            _write(f"{path}/cgroup.procs", str(pid))
+    except OSError:
+        pass  # then there are no controllers, which the user is told
+
+
+def _enable(path: str, controllers: list[str]) -> None:
+    have = _words(f"{path}/cgroup.subtree_control")
+    for name in controllers:
+        if name not in have:
+            try:
+                _write(f"{path}/cgroup.subtree_control", f"+{name}")
+            except OSError:
+                continue  # this one has no use for it, or processes stand in the way
+
+
+def limit(layout: Layout, path: str, resources: dict[str, object]) -> None:
+    """Limit all of a pod: its apps' cgroups lie below.  Raises KernelError."""
+    for controller, name, value in _settings(layout, resources):
+        directory = f"{layout.places.get(controller, ROOT)}{path}"
+        try:
+            os.makedirs(directory, 0o755, exist_ok=True)
+            _write(f"{directory}/{name}", value)
+        except OSError as err:
+            raise KernelError("cannot limit the pod", err, f"{directory}/{name}") from err
+
+
+def _settings(layout: Layout, resources: dict[str, object]) -> list[tuple[str, str, str]]:
+    """Give (controller, file, value) of each limit."""
+    found: list[tuple[str, str, str]] = []
+    memory, cpu, block = (resources.get(key) for key in ("memory", "cpu", "blockIO"))
+    if isinstance(memory, dict):
+        name = "memory.max" if layout.unified else "memory.limit_in_bytes"
+        found.append(("memory", name, str(memory["limit"])))
+    if isinstance(cpu, dict) and "quota" in cpu:
+        if layout.unified:
+            found.append(("cpu", "cpu.max", f"{cpu['quota']} {cpu['period']}"))
+        else:
+            found.append(("cpu", "cpu.cfs_period_us", str(cpu["period"])))
+            found.append(("cpu", "cpu.cfs_quota_us", str(cpu["quota"])))
+    if isinstance(cpu, dict) and "shares" in cpu:
+        if layout.unified:
+            weight = 1 + (cpu["shares"] - 2) * 9999 // 262142
+            found.append(("cpu", "cpu.weight", str(weight)))
+        else:
+            found.append(("cpu", "cpu.shares", str(cpu["shares"])))
+    if isinstance(block, dict):
+        found += [
+            ("io" if layout.unified else "blkio", file, f"{entry['major']}:{entry['minor']} {rate}")
+            for key, entries in block.items()
+            for entry in entries
+            for file, rate in (_throttle(key, entry["rate"], unified=layout.unified),)
+        ]
+    return found
+
+
+def _throttle(key: str, rate: int, *, unified: bool) -> tuple[str, str]:
+    way = "read" if "Read" in key else "write"
+    unit = "bps" if "Bps" in key else "iops"
+    if unified:
+        return "io.max", f"{way[0]}{unit}={rate}"
+    return f"blkio.throttle.{way}_{unit}_device", str(rate)
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode("ascii"))
+    finally:
+        os.close(fd)
 
 
 def is_pod_path(path: str, uuid: str) -> bool:

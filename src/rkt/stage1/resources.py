@@ -9,7 +9,14 @@ from rkt.errors import RktError
 
 _BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
 _DECIMAL = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
-_IGNORED = ("resource/block-bandwidth", "resource/block-iops", "resource/network-bandwidth")
+_CONTROLLERS = {
+    "resource/memory": ("memory",),
+    "resource/cpu": ("cpu",),
+    "os/linux/cpu-shares": ("cpu",),
+    "resource/block-bandwidth": ("blkio", "io"),
+    "resource/block-iops": ("blkio", "io"),
+}
+NETWORK = "resource/network-bandwidth"
 _PERIOD = 100000
 
 
@@ -41,53 +48,169 @@ def _power(suffix: str, text: str) -> int:
     return power
 
 
-def build(
-    app: str, isolators: list[tuple[str, object]], controllers: set[str]
-) -> dict[str, object]:
-    """Give memory and cpu of OCI `linux.resources`; what the kernel has not is warned about."""
-    memory: dict[str, object] = {}
-    cpu: dict[str, object] = {}
+class Unenforced:
+    """Isolators that cannot be enforced on this host: one warning tells them all."""
+
+    __slots__ = ("_disabled", "_others")
+
+    def __init__(self) -> None:
+        self._disabled: list[str] = []
+        self._others: list[str] = []
+
+    def disabled(self, name: str) -> None:
+        """Note an isolator whose controller the kernel has not, or not for this pod."""
+        if name not in self._disabled:
+            self._disabled.append(name)
+
+    def other(self, owner: str, name: str, why: str) -> None:
+        """Note an isolator that cannot be enforced for another reason."""
+        self._others.append(f"{owner}: {name} ({why})")
+
+    def tell(self) -> None:
+        """Write the warning, if there is anything to warn about."""
+        parts = []
+        if self._disabled:
+            names = ", ".join(self._disabled)
+            parts.append(f"{names} isolator set but support disabled in the kernel, skipping")
+        if self._others:
+            parts.append(
+                f"isolators that cannot be enforced are ignored: {'; '.join(self._others)}"
+            )
+        if parts:
+            log.warning("; ".join(parts))
+
+
+def is_limit(name: str) -> bool:
+    """Say whether an isolator of that name is enforced by control groups."""
+    return name in _CONTROLLERS
+
+
+class Limits:
+    """What the isolators of an app, or those of a pod, limit; None is no limit.
+
+    An isolator that is given several times counts with its smallest value.
+    """
+
+    __slots__ = ("block_bytes", "block_ops", "cpu", "memory", "shares")
+
+    def __init__(self) -> None:
+        self.memory: int | None = None  # bytes
+        self.cpu: int | None = None  # thousandths of a processor
+        self.shares: int | None = None
+        self.block_bytes: int | None = None  # a second
+        self.block_ops: int | None = None  # a second
+
+    def within(self, outer: Limits) -> Limits:
+        """Give these limits, none of them above one of the pod's."""
+        bounded = Limits()
+        bounded.shares = self.shares
+        for name in ("memory", "cpu", "block_bytes", "block_ops"):
+            own, limit = getattr(self, name), getattr(outer, name)
+            # What only the pod limits, its control group limits for all of its apps together.
+            setattr(bounded, name, own if own is None or limit is None else min(own, limit))
+        return bounded
+
+
+def limits(
+    isolators: list[tuple[str, object]], controllers: set[str], unenforced: Unenforced
+) -> Limits:
+    """Read the resource isolators that the host's controllers can enforce."""
+    found = Limits()
     for name, value in isolators:
-        if name in _IGNORED:
-            log.warning(f'app "{app}": isolator "{name}" is not supported, ignored')
+        wanted = _CONTROLLERS.get(name)
+        if wanted is None:
             continue
-        controller = {"resource/memory": "memory", "resource/cpu": "cpu"}.get(name)
-        if name == "os/linux/cpu-shares":
-            controller = "cpu"
-        if controller is None:
-            continue
-        if controller not in controllers:
-            log.warning(f"{name} isolator set but support disabled in the kernel, skipping")
+        if not controllers.intersection(wanted):
+            unenforced.disabled(name)
             continue
         if name == "os/linux/cpu-shares":
-            if isinstance(value, int):
-                cpu["shares"] = value
+            found.shares = value if isinstance(value, int) else None
             continue
         limit = value.get("limit") if isinstance(value, dict) else None
         if not limit:
             continue
-        if controller == "memory":
-            memory["limit"] = quantity(str(limit))
+        if name == "resource/memory":
+            found.memory = _least(found.memory, quantity(str(limit)))
+        elif name == "resource/cpu":
+            found.cpu = _least(found.cpu, quantity(str(limit), 1000))
+        elif name == "resource/block-bandwidth":
+            found.block_bytes = _least(found.block_bytes, quantity(str(limit)))
         else:
-            cpu["period"] = _PERIOD
-            cpu["quota"] = max(quantity(str(limit), 1000) * _PERIOD // 1000, 1000)
+            found.block_ops = _least(found.block_ops, quantity(str(limit)))
+    return found
+
+
+def _least(one: int | None, other: int) -> int:
+    return other if one is None else min(one, other)
+
+
+def as_oci(found: Limits) -> dict[str, object]:
+    """Give OCI `linux.resources`."""
     result: dict[str, object] = {}
-    if memory:
-        result["memory"] = memory
+    if found.memory is not None:
+        result["memory"] = {"limit": found.memory}
+    cpu: dict[str, int] = {}
+    if found.cpu is not None:
+        cpu["period"] = _PERIOD
+        cpu["quota"] = max(found.cpu * _PERIOD // 1000, 1000)
+    if found.shares is not None:
+        cpu["shares"] = found.shares
     if cpu:
         result["cpu"] = cpu
+    throttle: dict[str, object] = {}
+    for kind, rate in (("Bps", found.block_bytes), ("IOPS", found.block_ops)):
+        if rate is not None:
+            entries = [{"major": a, "minor": b, "rate": rate} for a, b in disks()]
+            throttle[f"throttleRead{kind}Device"] = entries
+            throttle[f"throttleWrite{kind}Device"] = entries
+    if throttle:
+        result["blockIO"] = throttle
     return result
 
 
+def disks(top: str = "/sys/block") -> list[tuple[int, int]]:
+    """Give the device numbers of the disks that hold something."""
+    found = []
+    try:
+        names = sorted(os.listdir(top))
+    except OSError:
+        return []
+    for name in names:
+        if name.startswith(("ram", "zram")) or _text(f"{top}/{name}/size") in ("", "0"):
+            continue
+        major, _, minor = _text(f"{top}/{name}/dev").partition(":")
+        if major.isdigit() and minor.isdigit():
+            found.append((int(major), int(minor)))
+    return found
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def network_rate(isolators: list[tuple[str, object]]) -> int | None:
+    """Give the limit on network traffic in bytes a second, None if there is none."""
+    rate: int | None = None
+    for name, value in isolators:
+        limit = value.get("limit") if name == NETWORK and isinstance(value, dict) else None
+        if limit:
+            rate = _least(rate, quantity(str(limit)))
+    return rate
+
+
 def oom_score_adj(
-    app: str, isolators: list[tuple[str, object]], have: tuple[str, ...]
+    app: str, isolators: list[tuple[str, object]], have: tuple[str, ...], unenforced: Unenforced
 ) -> int | None:
-    """Give the wanted oom_score_adj; None, with a warning, when this process may not lower it."""
+    """Give the wanted oom_score_adj; None when this process may not lower it so far."""
     for name, value in isolators:
         if name != "os/linux/oom-score-adj" or not isinstance(value, int):
             continue
         if "CAP_SYS_RESOURCE" not in have and value < _own_score():
-            log.warning(f'app "{app}": no permission to lower oom_score_adj to {value}, ignored')
+            unenforced.other(f'app "{app}"', name, f"no permission to lower it to {value}")
             return None
         return value
     return None
@@ -99,3 +222,41 @@ def _own_score() -> int:
         return int(os.read(fd, 16))
     finally:
         os.close(fd)
+
+
+def selinux_label(
+    app: str, isolators: list[tuple[str, object]], unenforced: Unenforced, *, enabled: bool
+) -> str:
+    """Give the SELinux context that an isolator asks for, "" if none does."""
+    for name, value in isolators:
+        if name == "os/linux/selinux-context" and isinstance(value, dict):
+            if not enabled:
+                unenforced.other(f'app "{app}"', name, "SELinux is not enabled")
+                return ""
+            return ":".join(str(value.get(k, "")) for k in ("user", "role", "type", "level"))
+    return ""
+
+
+def sysctl(
+    isolators: list[tuple[str, object]], joined: set[str], unenforced: Unenforced
+) -> dict[str, str]:
+    """Give the kernel parameters that belong to namespaces of the pod's own."""
+    found: dict[str, str] = {}
+    for name, value in isolators:
+        if name != "os/unix/sysctl" or not isinstance(value, dict):
+            continue
+        for key, text in value.items():
+            space = _namespace_of(str(key).replace("/", "."))
+            if space in joined:
+                found[str(key)] = str(text)
+            else:
+                unenforced.other("pod", f"{name} {key}", "it is not of a namespace of the pod")
+    return found
+
+
+def _namespace_of(key: str) -> str:
+    if key.startswith("net."):
+        return "network"
+    if key.startswith(("kernel.msg", "kernel.sem", "kernel.shm", "fs.mqueue.")):
+        return "ipc"
+    return "uts" if key in ("kernel.hostname", "kernel.domainname") else ""

@@ -169,7 +169,9 @@ def _expand(names: list[str], machine: str) -> list[str]:
         elif scope in ("@rkt", "@docker") and group == "default-blacklist":
             result.update(dict.fromkeys(syscalls.BLACKLIST.split()))
         elif scope == "@systemd":
-            raise RktError(f'seccomp group "{name}" is not available in stage1-oci')
+            from rkt.stage1.syscallgroups import GROUPS
+
+            result.update(dict.fromkeys(GROUPS.get(group, "").split()))
     return list(result)
 
 
