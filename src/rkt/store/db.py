@@ -79,7 +79,7 @@ class Database:
     def read(self) -> Iterator[sqlite3.Connection]:
         """Give a connection for queries; a store that does not exist yet reads as empty."""
         with self._failures(), self._identity():
-            if self._db is None and not os.path.exists(self.path):
+            if self._db is None and not self._exists():
                 with _memory() as empty:
                     yield empty
             else:
@@ -134,6 +134,15 @@ class Database:
             yield
         except sqlite3.Error as err:
             raise StoreError(f'image store "{self.path}": {err}') from err
+
+    def _exists(self) -> bool:
+        try:
+            os.lstat(self.path)
+        except FileNotFoundError:
+            return False
+        except OSError as err:
+            raise StoreError(f'image store "{self.path}": {err.strerror}') from err
+        return True
 
     def _open(self) -> sqlite3.Connection:
         if self._db is None:

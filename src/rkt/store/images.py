@@ -335,15 +335,19 @@ class Store:
         """
         with self.lock_image(key):
             with self._db.write() as db:
-                if not db.execute("DELETE FROM images WHERE key = ?", (key,)).rowcount:
+                row = db.execute("SELECT unpacked FROM images WHERE key = ?", (key,)).fetchone()
+                if row is None:
                     raise NotFound(f'image "{key}" is not in the store')
+                db.execute("DELETE FROM images WHERE key = ?", (key,))
                 db.execute("DELETE FROM remotes WHERE key = ?", (key,))
             whole = True
             for kind in ("manifest", "sig", "blob", "split", "trust"):
                 try:
                     files.unlink(self._part(kind, key))
+                except PermissionError:
+                    whole = whole and not row[0]  # what root unpacked is root's
                 except OSError:
-                    whole = False  # of an image that root unpacked
+                    whole = False
         return whole
 
     def _note_proof(self, key: str, verification: Verification) -> None:
@@ -396,6 +400,8 @@ class Store:
         Whoever relies on images that nothing names yet (a pod, an image made of layers) holds it
         shared until something does.
         """
+        if os.geteuid() == 0:
+            layout.ensure(self.data_dir)
         return files.guard(f"{self.data_dir}/locks", exclusive=exclusive)
 
     def lock_image(self, key: str) -> _Lock:

@@ -8,6 +8,7 @@ from rkt import log
 from rkt.cli import duration
 from rkt.cli.cmd.image_rm import remove
 from rkt.cli.flags import Command, Flag, converted
+from rkt.errors import one_line
 
 if TYPE_CHECKING:
     from rkt.cli.context import Context
@@ -45,5 +46,5 @@ def run(context: Context, args: Parsed) -> int:
         for tree in remover.sweep_trees():
             log.info(f'removed treestore "{tree}"')
         for left in sweep(store):
-            log.info(f'removed "{left}", which an interrupted command left')
+            log.info(f'removed "{one_line(left)}", which an interrupted command left')
     return 0
