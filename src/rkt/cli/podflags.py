@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from rkt.cli import lifeflags
 from rkt.cli.flags import FALSE, TRUE, Flag, invalid
 from rkt.cli.nameflags import NAME_FLAGS, hostname
 from rkt.cli.nameflags import read as name_service
@@ -73,6 +74,8 @@ STAGE1_FLAGS = tuple(
 PREPARE_FLAGS = (
     *IMAGE_FLAGS,
     *APP_FLAGS,
+    *lifeflags.HEALTH_FLAGS,
+    *lifeflags.LIFE_FLAGS,
     Flag("inherit-env", "inherit all environment variables not set by apps", kind="bool"),
     Flag("no-overlay", "disable overlay filesystem", kind="bool"),
     Flag("pod-manifest", "the path to the pod manifest. If it's non-empty, then only '--net', "
@@ -89,6 +92,7 @@ PREPARE_FLAGS = (
 )  # fmt: skip
 
 START_FLAGS = (
+    lifeflags.DETACH,
     Flag("hostname", "pod's hostname. If empty, it will be \"rkt-$PODUUID\""),
     Flag("interactive", "run pod interactively. If true, only one image may be supplied",
          kind="bool"),
@@ -140,6 +144,8 @@ def pod_request(context: Context, args: Parsed) -> PodRequest:
         no_overlay=args.flag("no-overlay"),
         private_users=args.flag("private-users"),
         pod_manifest=manifest,
+        name=_pod_name(args),
+        annotations=lifeflags.pod_annotations(args),
     )
     if request.private_users and not os.path.exists("/proc/self/ns/user"):
         raise RktError("--private-users is not supported, kernel compiled without user namespace "
@@ -148,6 +154,14 @@ def pod_request(context: Context, args: Parsed) -> PodRequest:
 
     check_flags(request)
     return request
+
+
+def _pod_name(args: Parsed) -> str:
+    if not args.given("pod-name"):
+        return ""
+    from rkt.pod.naming import check
+
+    return check(args.string("pod-name"))
 
 
 def app_request(app: AppWords) -> AppRequest:
@@ -161,6 +175,8 @@ def _app_flags(app: AppWords) -> dict[str, list[str]]:
     for old, new in (("cap-retain", "caps-retain"), ("cap-remove", "caps-remove")):
         if old in flags:
             flags[new] = flags.get(new, []) + flags.pop(old)
+    for key, value in lifeflags.app_annotations(app).items():
+        flags["annotation"] = [*flags.get("annotation", []), f"{key}={value}"]
     for name in _ONCE:
         values = flags.get(name, [])
         if len(values) > 1:
@@ -251,6 +267,8 @@ def run_request(context: Context, args: Parsed) -> RunRequest:
     if ipc not in ("", "auto", "private", "parent"):
         raise invalid("ipc", ipc, 'must be "auto", "private" or "parent"')
     insecure = context.insecure
+    if args.flag("interactive") and args.flag("detach"):
+        raise RktError("cannot use --detach with --interactive")
     return RunRequest(
         net=net,
         dns=name_service(args),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 
+from rkt.const import POD_NAMES
 from rkt.errors import AmbiguousName, LockedError, NotFound, PodStateError, RktError
 from rkt.linux import atomic, lock
 from rkt.pod import state
@@ -104,8 +105,7 @@ class Pod:
         os.rename(f"{old}/{self.uuid}", f"{new}/{self.uuid}")
         self.where = to
         if durable:
-            atomic.fsync_dir(new)
-            atomic.fsync_dir(old)
+            _sync(new, old)
 
     def read(self, name: str) -> bytes | None:
         """Read a file of the pod, None if it is missing.  Never follows a link at the last step.
@@ -203,6 +203,10 @@ class Pod:
                 codes[app] = code
         return codes
 
+    def name(self) -> str:
+        """Give the name that the pod was given, "" if it has none."""
+        return self.read_text("name") or ""
+
     def pid(self) -> int | None:
         """PID of the pod's init from the files `pid` or `ppid`; None if there is none (yet)."""
         pid = number(self.read_text("pid"))
@@ -229,6 +233,17 @@ def _only_child(parent: int) -> int | None:
     if len(children) > 1:
         raise RktError(f"too many children of pid {parent}")
     return int(children[0]) if children else None
+
+
+def _sync(new: str, old: str) -> None:
+    atomic.fsync_dir(new)
+    atomic.fsync_dir(old)
+
+
+def sync_moves(data_dir: str, old: str, new: str) -> None:
+    """Make moves from one state directory to another durable."""
+    base = pods_dir(data_dir)
+    _sync(f"{base}/{new}", f"{base}/{old}")
 
 
 def pods_dir(data_dir: str) -> str:
@@ -308,10 +323,31 @@ def every(data_dir: str, wheres: Sequence[str] = state.VISIBLE) -> Iterator[Pod]
                 yield pod
 
 
+def named(data_dir: str, name: str) -> Pod | None:
+    """Open the pod that has a name, None if there is none that commands show."""
+    if "/" in name or name.startswith("."):
+        return None
+    try:
+        uuid = os.readlink(f"{data_dir}/{POD_NAMES}/{name}")
+    except OSError:
+        return None
+    pod = opened(data_dir, uuid, state.RUN) if is_uuid(uuid) else None
+    if pod is not None and (pod.where not in state.VISIBLE or pod.name() != name):
+        pod.close()
+        return None
+    return pod
+
+
 def find(data_dir: str, prefix: str) -> Pod:
-    """Open the one pod whose UUID begins so.  Raises NotFound or AmbiguousName."""
+    """Open the pod of that name, else the one whose UUID begins so.
+
+    Raises NotFound or AmbiguousName.
+    """
     if not prefix:
         raise NotFound("UUID cannot be empty")
+    found = named(data_dir, prefix)
+    if found is not None:
+        return found
     wanted = prefix.lower()
     matches = {u: w for u, w in names(data_dir).items() if u.startswith(wanted)}
     if len(matches) > 1:

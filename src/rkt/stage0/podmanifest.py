@@ -302,10 +302,12 @@ def _dangling(mount: Mount) -> RktError:
     return RktError(f'dangling mount point "{mount.path}": volume "{mount.volume}" not found')
 
 
-def read(path: str, store: Store, finder: Finder) -> tuple[PodManifest, list[Image]]:
+def read(
+    path: str, store: Store, finder: Finder, annotations: Mapping[str, str]
+) -> tuple[PodManifest, list[Image]]:
     """Read a pod manifest from a file; its images must be in the store and trusted.
 
-    An app without an app section gets its image's.
+    An app without an app section gets its image's; `annotations` are added to the pod's.
     """
     where = f'pod manifest "{path}"'
     manifest = decode_pod_manifest(_read(path, "pod manifest"), where)
@@ -326,6 +328,7 @@ def read(path: str, store: Store, finder: Finder) -> tuple[PodManifest, list[Ima
         images.append(image)
     _check_mounts(apps, manifest.volumes)
     check_ports(apps, manifest.ports)
-    kept = {item.name: item.value for item in manifest.annotations} | _mutable(False)
+    kept = {item.name: item.value for item in manifest.annotations} | dict(annotations)
+    kept |= _mutable(False)
     changed = msgspec.structs.replace(manifest, apps=tuple(apps), annotations=_annotations(kept))
     return changed, images

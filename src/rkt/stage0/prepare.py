@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 
-from rkt import log
+from rkt import const, log
 from rkt.errors import RktError
 from rkt.image import render
 from rkt.linux import atomic, mounts
-from rkt.pod import lifecycle
+from rkt.pod import lifecycle, naming
 from rkt.schema import codec
 from rkt.stage0 import podmanifest, stage1image
 from rkt.stage0.remove import remove
@@ -48,12 +48,17 @@ class Preparer:
             if request.mutable and not supports_mutable(stage1, self._store):
                 raise RktError("stage1 does not support mutable pods")
             if request.pod_manifest:
-                manifest, images = podmanifest.read(request.pod_manifest, self._store, self._finder)
+                manifest, images = podmanifest.read(
+                    request.pod_manifest, self._store, self._finder, request.annotations
+                )
             else:
                 images = [self._image(app.image, app.last("signature")) for app in request.apps]
                 manifest = podmanifest.build(request, images)
             pod = lifecycle.create(self._data_dir)
             try:
+                if request.name:
+                    naming.claim(pod, request.name)
+                os.mkdir(f"{pod.path}/{const.LOG_DIR}", 0o700)
                 self._fill(pod, stage1, [app.name for app in manifest.apps], images,
                            overlay=self._use_overlay(request))  # fmt: skip
                 atomic.write_file(f"{pod.path}/pod", codec.encode(manifest), mode=0o640,
@@ -92,6 +97,10 @@ class Preparer:
         else:
             render.copy_tree(stage1_tree.rootfs, f"{pod.path}/stage1/rootfs")
         os.makedirs(f"{pod.path}/{upper}/rkt/status", mode=0o755, exist_ok=True)
+        # Members of the group read what a pod is, but must not come upon set-uid programs in it.
+        os.makedirs(f"{pod.path}/{upper}/opt/stage2", mode=0o755, exist_ok=True)
+        os.chmod(f"{pod.path}/{upper}/opt/stage2", 0o700)
+        os.mkdir(f"{pod.path}/sharedVolumes", 0o700)
         os.makedirs(f"{pod.path}/appsinfo", mode=0o755)
         for name, image in zip(names, images, strict=True):
             self._fill_app(pod, name, image, upper=upper, overlay=overlay)
@@ -103,6 +112,7 @@ class Preparer:
         rootfs = f"{pod.path}/{upper}/opt/stage2/{name}/rootfs"
         os.makedirs(rootfs, mode=0o755, exist_ok=True)
         if overlay:
+            os.makedirs(f"{pod.path}/overlay/{tree.id}", mode=0o700, exist_ok=True)
             os.makedirs(f"{pod.path}/overlay/{tree.id}/upper/{name}", mode=0o755)
             os.makedirs(f"{pod.path}/overlay/{tree.id}/work/{name}", mode=0o755)
             _same_top(tree.rootfs, f"{pod.path}/overlay/{tree.id}/upper/{name}")

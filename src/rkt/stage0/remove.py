@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 
 from rkt import log
-from rkt.errors import RktError
+from rkt.const import RELEASED
+from rkt.errors import RktError, describe
 from rkt.linux import mounts, proc, tree
-from rkt.pod import state
+from rkt.pod import naming, state
 from rkt.stage0 import registration
 from rkt.stage0.entrypoint import Stage1
 
@@ -19,16 +20,21 @@ if TYPE_CHECKING:
 def clean_up(pod: Pod, *, local_config: str, debug: bool = False) -> None:
     """Let the pod's own stage1 release what it holds on the host (cgroups, networks, journals).
 
-    Failures are reported and do not stop the removal (rkt-internals section 11).
+    A stage1 that ended in order and left nothing has said so.  Failures are reported and do not
+    stop the removal (rkt-internals section 11).
     """
     registration.unregister(pod)
-    try:
-        stage1 = Stage1(pod)
-        program = stage1.program("gc")
-    except RktError as err:
-        log.warning(f'pod "{pod.uuid}": stage1 cannot clean up: {err.message}')
+    if pod.exists(RELEASED):
         return
-    argv = [program, *(["--debug"] if debug else [])]
+    try:
+        _run_gc(pod, local_config, debug=debug)
+    except (RktError, OSError) as err:
+        log.warning(f'pod "{pod.uuid}": stage1 cannot clean up: {describe(err)}')
+
+
+def _run_gc(pod: Pod, local_config: str, *, debug: bool) -> None:
+    stage1 = Stage1(pod)
+    argv = [stage1.program("gc"), *(["--debug"] if debug else [])]
     if stage1.interface >= 5:
         argv += ["--local-config", local_config]
     done = proc.run([*argv, pod.uuid], cwd=pod.path, check=False)
@@ -48,6 +54,7 @@ def remove(pod: Pod) -> None:
     if stuck:
         raise RktError(f'pod "{pod.uuid}": cannot unmount "{stuck[0]}"')
     parent = os.open(f"{pod.pods_dir}/{pod.where}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    naming.release(pod)
     try:
         # stage1 goes first: a pod without it is never run, whatever a kill leaves of the rest.
         tree.remove_at(pod.fd, "stage1")

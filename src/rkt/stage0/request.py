@@ -32,8 +32,8 @@ class PodRequest:
 
     __slots__ = (
         "annotations", "apps", "env_files", "explicit_env", "inherited_env", "mounts", "mutable",
-        "no_overlay", "pod_manifest", "ports", "private_users", "user_annotations", "user_labels",
-        "volumes",
+        "name", "no_overlay", "pod_manifest", "ports", "private_users", "user_annotations",
+        "user_labels", "volumes",
     )  # fmt: skip
 
     def __init__(
@@ -50,6 +50,7 @@ class PodRequest:
         private_users: bool = False,
         pod_manifest: str = "",
         mutable: bool = False,
+        name: str = "",
         annotations: Mapping[str, str] | None = None,
         user_annotations: Mapping[str, str] | None = None,
         user_labels: Mapping[str, str] | None = None,
@@ -65,6 +66,7 @@ class PodRequest:
         self.private_users = private_users
         self.pod_manifest = pod_manifest
         self.mutable = mutable
+        self.name = name
         self.annotations = dict(annotations or {})
         self.user_annotations = dict(user_annotations or {})
         self.user_labels = dict(user_labels or {})
@@ -107,7 +109,7 @@ class RunRequest:
 
     __slots__ = (
         "debug", "disable_capabilities", "disable_paths", "disable_seccomp", "dns", "hostname",
-        "interactive", "ipc", "local_config", "mutable", "net", "register",
+        "interactive", "ipc", "local_config", "mutable", "net", "ready_fd", "register",
     )  # fmt: skip
 
     def __init__(
@@ -129,6 +131,8 @@ class RunRequest:
         self.net = net
         self.dns = dns or NameService()
         self.register = register
+        self.ready_fd = -1
+        """Of a pod in the background: where stage1 says that the apps run."""
         self.mutable = mutable
         self.interactive = interactive
         self.hostname = hostname

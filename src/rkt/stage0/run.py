@@ -7,7 +7,7 @@ import sys
 
 from rkt import const, log
 from rkt.errors import KernelError, RktError
-from rkt.linux import mounts
+from rkt.linux import atomic, mounts
 from rkt.pod import state
 from rkt.stage0 import nameservice, registration
 from rkt.stage0.entrypoint import Stage1
@@ -34,12 +34,17 @@ def run(pod: Pod, request: RunRequest) -> NoReturn:
         if stage1.private_mounts:
             mounts.leave_host_mounts()
         _mount_roots(pod)
+    _record_boot()
     nameservice.write(request.dns)
     token = registration.register(pod, request)
     argv = arguments(stage1, request, pod.uuid, token)
     os.set_inheritable(pod.fd, True)
     environment = dict(os.environ)
     environment[const.LOCK_FD_ENV] = str(pod.fd)
+    environment.pop(const.READY_FD_ENV, None)
+    if request.ready_fd >= 0:
+        os.set_inheritable(request.ready_fd, True)
+        environment[const.READY_FD_ENV] = str(request.ready_fd)
     environment[const.SELINUX_CONTEXT_ENV] = ""
     environment[const.SELINUX_MOUNT_CONTEXT_ENV] = ""
     sys.stdout.flush()
@@ -49,6 +54,12 @@ def run(pod: Pod, request: RunRequest) -> NoReturn:
         os.execve(argv[0], argv, environment)
     except OSError as err:
         raise KernelError("cannot execute the run program of stage1", err, argv[0]) from err
+
+
+def _record_boot() -> None:
+    """Note which boot of the host the pod belongs to: a later one tells why it ended."""
+    with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+        atomic.write_file(const.BOOT_ID, file.read(), durable=False)
 
 
 def arguments(stage1: Stage1, request: RunRequest, uuid: str, token: str = "") -> list[str]:

@@ -117,6 +117,7 @@ def manifest() -> bytes:
     annotations = {f"{const.STAGE1_PREFIX}{name}": f"/{name}" for name in ENTRYPOINTS}
     annotations[const.STAGE1_INTERFACE] = "6"
     annotations[const.STAGE1_PRIVATE_MOUNTS] = "true"
+    annotations[const.STAGE1_READY] = "true"
     labels = {"version": rkt.__version__, "os": "linux", "arch": _ARCHES.get(machine, machine)}
     document = {
         "acKind": "ImageManifest",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rkt.cli import lifeflags, output
 from rkt.cli.flags import Command, Flag
 from rkt.cli.podflags import PREPARE_FLAGS, START_FLAGS, pod_request, preparer, run_request
 from rkt.errors import RktError
@@ -11,6 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rkt.cli.context import Context
     from rkt.cli.flags import Parsed
+    from rkt.pod.lifecycle import Pod
+    from rkt.stage0.request import RunRequest
 
 COMMAND = Command(
     "run",
@@ -37,14 +40,43 @@ rkt run example.com/app1 -- --option1 --- example.com/app2 -- --option2""",
 def run(context: Context, args: Parsed) -> int:
     """Prepare a pod and become its stage1."""
     from rkt.stage0.prepare import save_uuid
-    from rkt.stage0.run import run as start
 
     start_request = run_request(context, args)
     if start_request.interactive and len(args.apps) > 1:
         raise RktError("interactive option only supports one image")
+    lifeflags.check_restart(args, interactive=start_request.interactive)
     pod = preparer(context, args).prepare(pod_request(context, args))
     if args.given("uuid-file-save"):
         save_uuid(args.string("uuid-file-save"), pod.uuid)
+    if args.flag("detach"):
+        _refuse_or_remove(pod)
     # A pod that a power cut loses between two states has ended all the same: gc finds it in either.
     pod.move(state.RUN, durable=False)
-    start(pod, start_request)
+    return begin(pod, start_request, detached=args.flag("detach"))
+
+
+def _refuse_or_remove(pod: Pod) -> None:
+    from rkt.stage0 import detach
+    from rkt.stage0.remove import remove
+
+    try:
+        detach.check(pod)
+    except RktError:
+        remove(pod)
+        raise
+
+
+def begin(pod: Pod, request: RunRequest, *, detached: bool) -> int:
+    """Become the stage1 of a pod; detached, print the UUID of the pod once its apps run."""
+    from rkt.stage0.run import run as start
+
+    uuid, status = pod.uuid, None
+    if detached:
+        from rkt.stage0 import detach
+
+        status = detach.part(pod, request)
+    if status is None:
+        start(pod, request)
+    if status == 0:
+        output.line(uuid)
+    return status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rkt.cli.cmd.run import begin
 from rkt.cli.flags import Command
 from rkt.cli.podflags import START_FLAGS, run_request
 from rkt.errors import PodStateError, UsageError
@@ -23,7 +24,6 @@ COMMAND = Command(
 def run(context: Context, args: Parsed) -> int:
     """Start a prepared pod: become its stage1."""
     from rkt.pod.view import app_names
-    from rkt.stage0.run import run as start
 
     if len(args.words) != 1:
         raise UsageError("exactly one UUID is needed", command="run-prepared")
@@ -34,5 +34,9 @@ def run(context: Context, args: Parsed) -> int:
         raise PodStateError(f'pod "{pod.uuid}" is not prepared')
     if request.interactive and len(app_names(pod)) != 1:
         raise PodStateError("interactive option only supports pods with one app")
+    if args.flag("detach"):
+        from rkt.stage0 import detach
+
+        detach.check(pod)
     pod.move(state.RUN)
-    start(pod, request)
+    return begin(pod, request, detached=args.flag("detach"))

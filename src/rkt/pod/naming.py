@@ -1,0 +1,79 @@
+"""Names of pods: `<data>/podnames/<name>` is a link to a UUID; the pod's file `name` confirms it.
+
+A link without such a pod is stale and may be replaced: whatever is killed, no name is lost.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import contextmanager
+
+from rkt.const import POD_NAMES
+from rkt.errors import PodStateError, UsageError
+from rkt.linux import lock
+from rkt.pod import lifecycle
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rkt.pod.lifecycle import Pod
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+
+
+def check(name: str) -> str:
+    """Give the name back if a pod may have it.  Raises UsageError."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(f'invalid pod name "{name}": letters, digits, "_", "." and "-" only, '
+                         "63 at most, the first a letter or a digit")  # fmt: skip
+    if lifecycle.is_uuid(name.lower()):
+        raise UsageError(f'invalid pod name "{name}": it looks like a UUID')
+    return name
+
+
+def claim(pod: Pod, name: str) -> None:
+    """Give a new pod, which the caller holds locked, its name.
+
+    Raises PodStateError if another pod that was not collected yet has it.
+    """
+    data_dir = os.path.dirname(pod.pods_dir)
+    with _locked(data_dir) as directory:
+        other = lifecycle.named(data_dir, name)
+        if other is not None:
+            other.close()
+            raise PodStateError(f'pod name "{name}" is in use by pod "{other.uuid}"',
+                                hint=f"rkt rm {name}")  # fmt: skip
+        temporary = f"{directory}/.{pod.uuid}"
+        os.symlink(pod.uuid, temporary)
+        os.rename(temporary, f"{directory}/{name}")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        with os.fdopen(os.open("name", flags, 0o644, dir_fd=pod.fd), "w") as file:
+            file.write(f"{name}\n")
+
+
+def release(pod: Pod) -> None:
+    """Let a pod that is being deleted lose its name; others may have it from now on."""
+    name = pod.name()
+    if not name or not _NAME.fullmatch(name):
+        return
+    with _locked(os.path.dirname(pod.pods_dir)) as directory:
+        path = f"{directory}/{name}"
+        try:
+            if os.readlink(path) == pod.uuid:
+                os.unlink(path)
+        except OSError:  # no such link: another pod has the name by now, or nobody
+            pass
+
+
+@contextmanager
+def _locked(data_dir: str) -> Iterator[str]:
+    directory = f"{data_dir}/{POD_NAMES}"
+    os.makedirs(directory, mode=0o755, exist_ok=True)
+    fd = lock.open_dir(directory)
+    try:
+        lock.acquire(fd, what=directory)
+        yield directory
+    finally:
+        os.close(fd)
