@@ -41,9 +41,13 @@ class Collector:
 
     def mark(self) -> None:
         """Move exited pods to exited-garbage, and failed preparations to garbage."""
+        moved = False
         for pod in self._idle(state.RUN):
             self._moved(f'Moving pod "{pod.uuid}" to garbage')
-            pod.move(state.EXITED_GARBAGE)
+            pod.move(state.EXITED_GARBAGE, durable=False)
+            moved = True
+        if moved:  # all at once: two fsyncs, not two thousand
+            lifecycle.sync_moves(self._data_dir, state.RUN, state.EXITED_GARBAGE)
         for where in (state.EMBRYO, state.PREPARE):
             for pod in self._idle(where):
                 self._moved(f'Moving failed prepare "{pod.uuid}" to garbage')
