@@ -226,6 +226,31 @@ def test_what_is_closed_to_members(host: Host) -> None:
     assert os.listdir(f"{host.cas}/tmp") == ["of-root"]
 
 
+@pytest.mark.parametrize("overlay", [True, False])
+def test_pods_are_seen_but_their_programs_are_out_of_reach(host: Host, overlay: bool) -> None:
+    script = "cp /bin/busybox /v/tool; cp /bin/busybox /tool; chmod 4755 /v/tool /tool; exit 3"
+    image = AciBuilder(NAME, exec=["/bin/sh", "-c", script]).busybox()
+    image.file("bin/old", b"#!", mode=0o4755)
+    image.manifest["app"]["mountPoints"] = [{"name": "v", "path": "/v"}]  # type: ignore[index]
+    aci = host.sign(image)
+    flags = [] if overlay else ["--no-overlay"]
+    host.rkt.rkt("run", "--volume=v,kind=empty", *flags, aci.path, status=3)
+    (uuid,) = os.listdir(f"{host.rkt.data}/pods/run")
+    pod = f"{host.rkt.data}/pods/run/{uuid}"
+    programs = [
+        f"{place}/{file}"
+        for place, _, files in os.walk(pod)
+        for file in files
+        if os.lstat(f"{place}/{file}").st_mode & stat.S_ISUID
+    ]
+    assert {os.path.basename(path) for path in programs} >= {"tool"}
+    for path in programs:
+        assert "Permission denied" in host.sh(f"{path} true").stderr, path
+    assert "app=3" in host.member("status", uuid).stdout
+    assert uuid[:8] in host.member("list").stdout
+    assert NAME in host.member("cat-manifest", uuid).stdout
+
+
 # --- what members cannot do to root -----------------------------------------------------------
 
 

@@ -227,6 +227,7 @@ def _fill(pod: Pod, name: str, manifest: bytes, rendered: Tree) -> None:
         render.copy_tree(rendered.rootfs, rootfs)
         return
     upper, work = (f"{base}/overlay/{rendered.id}/{kind}/{name}" for kind in ("upper", "work"))
+    os.makedirs(f"{base}/overlay/{rendered.id}", 0o700, exist_ok=True)  # closed to the group
     os.makedirs(upper, 0o755)
     os.makedirs(work, 0o755)
     top = os.stat(rendered.rootfs)
