@@ -147,9 +147,29 @@ def _program(version: int, what: str) -> str:
     return path
 
 
+def unmasquerade(uuid: str, network: str, addresses: Sequence[str]) -> Child | None:
+    """Begin to remove the rules that CNI's plugins make for ipMasq; see `succeeded`."""
+    try:
+        program = _program(4, "restore")
+    except NetworkError:
+        return None
+    (chain,) = (name for name in cni_chains(uuid, [network]) if name[4:7] not in ("DN-", "SN-"))
+    comment = f'-m comment --comment "name: \\"{network}\\" id: \\"{uuid}\\""'
+    lines = ["*nat"]
+    lines += [f"-D POSTROUTING -s {ip}/32 {comment} -j {chain}" for ip in addresses]
+    lines += [f"-F {chain}", f"-X {chain}", "COMMIT", ""]
+    argv = [program, "--noflush", "-w", _WAIT]
+    return Child(argv, "\n".join(lines).encode(), proc.BASE_ENV)
+
+
+def succeeded(status: int | None, _out: bytes, err: bytes) -> bool:
+    """Say whether a tool did its work; it is silent then, should its status be lost."""
+    return status == 0 or (status is None and not err.strip())
+
+
 def _run(program: str, args: list[str], data: bytes) -> bytes:
     status, out, err = Child([program, *args], data, proc.BASE_ENV).wait()
-    if status not in (0, None):
+    if not succeeded(status, out, err):
         tail = err.decode("utf-8", "replace").strip().splitlines()
         last = f": {tail[0]}" if tail else ""
         raise NetworkError(f'"{os.path.basename(program)}" {proc.ending(status or 0)}{last}')

@@ -12,7 +12,7 @@ import os
 from rkt import log
 from rkt.errors import KernelError, NetworkError, describe
 from rkt.linux import lock
-from rkt.network import conf, record, request
+from rkt.network import conf, direct, record, request
 from rkt.network.attach import Caller
 
 TYPE_CHECKING = False
@@ -223,8 +223,10 @@ class PodNetwork:
             except NetworkError as err:
                 yield err
         caller = self._caller()
+        blind = Caller(self.record, "", self._lock)
         for item in reversed(self.record.attachments):
-            yield from caller.remove(item)
+            link = direct.link_of(item)
+            yield from direct.remove(blind, item, link) if link else caller.remove(item)
 
     def tear_down(self) -> None:
         """Detach the pod and give back what it took; idempotent, failures are left to gc."""

@@ -11,7 +11,7 @@ import uuid as uuids
 
 import msgspec
 
-from rkt.errors import RktError, SchemaError
+from rkt.errors import KernelError, RktError, SchemaError
 from rkt.linux import atomic
 from rkt.schema import codec
 from rkt.schema.image import Annotation, ImageManifest, decode_image_manifest
@@ -85,7 +85,10 @@ class Registry:
         self._ttl = ttl
         self._by_token: dict[str, Pod] = {}
         self._by_uuid: dict[str, Pod] = {}
-        os.makedirs(f"{directory}/pods", 0o700, exist_ok=True)
+        try:
+            os.makedirs(f"{directory}/pods", 0o700, exist_ok=True)
+        except OSError as err:
+            raise KernelError("cannot use the state directory", err, directory) from err
         self._key = self._load_key()
         self.damaged: list[str] = []
         self._load()

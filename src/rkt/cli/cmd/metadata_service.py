@@ -8,7 +8,7 @@ import signal
 from rkt import const, log
 from rkt.cli import duration
 from rkt.cli.flags import Command, Flag, invalid
-from rkt.errors import RktError, UsageError, describe
+from rkt.errors import EXIT_FAILURE, RktError, UsageError, describe
 from rkt.linux import proc
 
 TYPE_CHECKING = False
@@ -93,9 +93,9 @@ def _guard(serve: Callable[[], None], sockets: list[socket.socket]) -> int:
     def body() -> int:
         try:
             serve()
-        except RktError as err:
+        except Exception as err:  # noqa: BLE001 - a forked child: nobody else can say it
             log.info(describe(err, debug=log.is_debug()))
-            return err.exit_code
+            return EXIT_FAILURE
         return 0
 
     pid = proc.fork(body)
