@@ -409,7 +409,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "manifest is a directory": (lambda: manifest_of_kind(DIR), "manifest is not a regular file"),
     "manifest is a device": (lambda: manifest_of_kind(CHR), "manifest is not a regular file"),
     "huge manifest": (
-        lambda: raw_manifest(b" " * (5 << 20)), "manifest is larger than 4194304 bytes"),
+        lambda: raw_manifest(b" " * (17 << 20)), "manifest is larger than 16777216 bytes"),
     "manifest that is no JSON": (
         lambda: raw_manifest(b"{]"), "image manifest validation failed: .*error at line 1"),
     "empty manifest": (lambda: raw_manifest(b""), "image manifest validation failed: "),
