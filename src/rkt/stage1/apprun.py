@@ -6,7 +6,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from rkt.stage1 import applog, policy, pump, reason, spec, terminal
+    from rkt.stage1 import applog, iomux, policy, pump, reason, spec, terminal
 
     class Checks(Protocol):
         """The health checks of an app (rkt.stage1.health)."""
@@ -31,6 +31,7 @@ class AppRun:
         "health",
         "ident",
         "idents",
+        "io",
         "log",
         "oom_kills",
         "overdue",
@@ -45,6 +46,7 @@ class AppRun:
         "status",
         "step",
         "steps",
+        "stopping",
         "tail",
         "timer",
         "unhealthy",
@@ -63,6 +65,8 @@ class AppRun:
         self.pid = 0  # PID of the container's process
         self.sources: list[pump.Source] = []
         self.console: terminal.ConsoleSocket | None = None
+        self.io: iomux.Streams | None = None  # if one can attach to it
+        self.stopping = ""  # why it alone was asked to end
         self.log: applog.AppLog | None = None
         self.tail = b""  # what it wrote last on stderr
         self.health: Checks | None = None
@@ -101,6 +105,7 @@ class AppRun:
         self.between = False
         self.end = None
         self.unhealthy = ""
+        self.stopping = ""
         self.tail = b""
 
     def _round(self) -> list[str]:

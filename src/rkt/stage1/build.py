@@ -19,10 +19,22 @@ from rkt import const, log
 from rkt.errors import NotFound, RktError, UsageError, describe
 from rkt.linux import atomic, proc
 
-ENTRYPOINTS = ("run", "enter", "gc", "stop")
+# By annotation: the program, whose name its module may look at, and that module.
+ENTRYPOINTS = {
+    "run": ("run", "run"),
+    "enter": ("enter", "enter"),
+    "gc": ("gc", "gc"),
+    "stop": ("stop", "stop"),
+    "attach": ("attach", "attach"),
+    **{f"app/{name}": (f"app-{name}", "appctl") for name in ("add", "rm", "start", "stop")},
+}
 _LIB = "usr/lib/rkt"
 _MODULES = ("__init__", "errors", "const", "log")
-_PACKAGES = {"linux": ("__init__", "atomic", "libc", "lock", "proc"), "network": (), "stage1": ()}
+_PACKAGES = {
+    "linux": ("__init__", "atomic", "libc", "lock", "mounts", "proc"),
+    "network": (),
+    "stage1": (),
+}
 _OWN = ("build",)  # of stage1: not needed in a pod
 _DIRECTORIES = (
     "dev", "dev/shm", "etc", "opt", "opt/stage2", "proc", "rkt", "rkt/env", "rkt/pids",
@@ -96,9 +108,9 @@ def archive(*, python: str, catatonit: str) -> bytes:
     entries["manifest"] = (0o644, manifest())
     for name in _DIRECTORIES:
         entries[f"rootfs/{name}"] = (0o755, None)
-    for module in ENTRYPOINTS:
+    for program, module in ENTRYPOINTS.values():
         text = _LAUNCHER.format(python=python, lib=_LIB, module=module)
-        entries[f"rootfs/{module}"] = (0o755, text.encode())
+        entries[f"rootfs/{program}"] = (0o755, text.encode())
     entries["rootfs/etc/os-release"] = (0o644, _OS_RELEASE.format(v=rkt.__version__).encode())
     # Not readable for who it runs as: the kernel then lets nobody without CAP_SYS_PTRACE look into
     # the process, not even an app that takes the same user ID.
@@ -114,7 +126,9 @@ def archive(*, python: str, catatonit: str) -> bytes:
 def manifest() -> bytes:
     """Give the image manifest."""
     machine = os.uname().machine
-    annotations = {f"{const.STAGE1_PREFIX}{name}": f"/{name}" for name in ENTRYPOINTS}
+    annotations = {
+        f"{const.STAGE1_PREFIX}{name}": f"/{program}" for name, (program, _) in ENTRYPOINTS.items()
+    }
     annotations[const.STAGE1_INTERFACE] = "6"
     annotations[const.STAGE1_PRIVATE_MOUNTS] = "true"
     annotations[const.STAGE1_READY] = "true"

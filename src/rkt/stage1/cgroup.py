@@ -208,11 +208,12 @@ def kill_members(layout: Layout, path: str, patience: float = 2.0) -> None:
         if not pids:
             return
         for pid in pids:
-            _kill_if_member(pid, path)
+            kill_if_member(pid, path)
         time.sleep(0.02)
 
 
-def _kill_if_member(pid: int, path: str) -> None:
+def kill_if_member(pid: int, path: str) -> None:
+    """Kill a process if it is in a cgroup, or below it, right now."""
     try:
         pidfd = os.pidfd_open(pid)
     except OSError:

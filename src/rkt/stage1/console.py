@@ -19,10 +19,11 @@ _IDLE = 1.0
 class Console:
     """stdout and stderr of the caller; nowhere when `quiet`, as in a detached pod."""
 
-    __slots__ = ("_keyboard", "_loop", "_quiet", "_sinks", "_terminal")
+    __slots__ = ("_count", "_keyboard", "_loop", "_quiet", "_sinks", "_terminal")
 
     def __init__(self, loop: pump.Loop, *, quiet: bool) -> None:
         self._loop = loop
+        self._count = 0
         self._quiet = quiet
         self._terminal: terminal.Terminal | None = None
         self._keyboard: terminal.Keyboard | None = None
@@ -42,16 +43,23 @@ class Console:
             self._sinks[1].write(f"rkt: {text}{end}".encode("utf-8", "replace"))
 
     def carry(
-        self, app: AppRun, fd: int, stream: int, lines: pump.Lines | None = None
-    ) -> pump.Source:
-        """Carry what comes from a descriptor to the caller and into the app's log."""
-        source = pump.Source(self._loop, fd, self._sinks[stream - 1], lines)
+        self, app: AppRun, fd: int, stream: int, lines: pump.Lines | None = None,
+        clients: pump.Sink | None = None,
+    ) -> pump.Source:  # fmt: skip
+        """Carry what comes from a descriptor to the caller and into the app's log.
+
+        With `clients` it goes to who is attached instead.
+        """
+        if clients:
+            source = pump.Source(self._loop, fd, clients, None)
+        else:
+            source = pump.Source(self._loop, fd, self._sinks[stream - 1], lines)
         app.sources.append(source)
 
         def keep(data: bytes) -> None:
             if stream == 2:
                 app.tail = data[-_TAIL:] if len(data) >= _TAIL else (app.tail + data)[-_TAIL:]
-            if app.log:
+            if app.log and not clients:
                 app.log.write(stream, data)
 
         source.taps.append(keep)
@@ -62,7 +70,9 @@ class Console:
         from rkt.stage1 import terminal
 
         # By way of /proc: a unix socket's path may not be longer than 107 bytes.
-        app.console = terminal.ConsoleSocket(f"/proc/{os.getpid()}/cwd")
+        self._count += 1
+        name = f"console{self._count}"
+        app.console = terminal.ConsoleSocket(f"/proc/{os.getpid()}/cwd", name)
         self._loop.watch(app.console.fileno(), lambda: self._connect(app))
         return app.console.path
 
@@ -76,6 +86,10 @@ class Console:
         master = console.receive()
         console.close()
         app.console = None
+        if app.io:
+            source = self.carry(app, master, 1, clients=app.io.connect(master))
+            source.resume()
+            return
         source = self.carry(app, master, 1)
         self._terminal = terminal.Terminal(0)
         self._terminal.copy_size(master)

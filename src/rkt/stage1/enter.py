@@ -23,7 +23,7 @@ def _main(argv: list[str]) -> int:
     state = identity.read(pod_dir)
     if state is None or state.init != pid:
         raise PodStateError("the pod is not running")
-    _join_mounts(state, pod_dir)
+    join_mounts(state, pod_dir)
     config = _config(pod_dir, app)
     app_pid = _app_pid(pod_dir, app)
     process = _process(config, app, app_pid, command)
@@ -50,7 +50,7 @@ def _arguments(argv: list[str]) -> tuple[int, str, list[str]]:
     return int(values["pid"]), values["appname"], command
 
 
-def _join_mounts(state: identity.State, pod_dir: str) -> None:
+def join_mounts(state: identity.State, pod_dir: str) -> None:
     """See the pod as its supervisor does: its overlays are mounted nowhere else."""
     pidfd = identity.open_process(state.supervisor, state.supervisor_start, "the pod")
     try:

@@ -11,10 +11,13 @@ from __future__ import annotations
 import _socket
 import json
 import os
+import sys
 
+from rkt.const import STAGE2_PREFIX
 from rkt.errors import KernelError, RktError
 from rkt.linux import atomic
 from rkt.stage1 import control, files
+from rkt.stage1.pump import Sink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +25,6 @@ if TYPE_CHECKING:
 
     from rkt.stage1.pump import Loop, Source
 
-PREFIX = "coreos.com/rkt/stage2/"
 DIRECTORY = "rkt/iottymux"
 STREAMS = ("stdin", "stdout", "stderr")
 TTY = "tty"
@@ -44,7 +46,7 @@ def modes(app: str, annotations: Mapping[str, str]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for stream in STREAMS:
-        mode = annotations.get(PREFIX + stream, _MODES[stream][0])
+        mode = annotations.get(STAGE2_PREFIX + stream, _MODES[stream][0])
         if mode not in _MODES[stream]:
             raise RktError(f'app "{app}": invalid {stream} mode "{mode}"')
         found[stream] = mode
@@ -68,6 +70,11 @@ class Client:
         self._out = os.dup(self._in)  # the loop watches a descriptor for one thing
         self._pending = bytearray()
         self._ending = False
+
+    @property
+    def behind(self) -> bool:
+        """Whether it has not yet read all."""
+        return bool(self._pending)
 
     def resume(self) -> None:
         """Hear what the client sends, or that it leaves."""
@@ -143,20 +150,19 @@ class Client:
         self._hub.clients.discard(self)
 
 
-class Endpoint:
+class Endpoint(Sink):
     """A stream of an app: its socket, its clients, the app's end of the input.
 
-    It stands where a `pump.Sink` stands: output is written to it.
+    Output is written to it as to any sink, but nobody can make the app wait.
     """
 
-    full = False  # nobody can make the app wait
-    dead = False
-    pending = b""
-
-    __slots__ = ("_listener", "_target", "_waiting", "clients", "loop", "name", "path")
+    __slots__ = ("_listener", "_target", "_waiting", "clients", "name", "path")
 
     def __init__(self, loop: Loop, name: str, path: str) -> None:
+        # Without Sink's own: there is not one descriptor but one for each client.
         self.loop = loop
+        self.pending = bytearray()
+        self.dead = False
         self.name = name
         self.path = path
         self.clients: set[Client] = set()
@@ -186,13 +192,18 @@ class Endpoint:
 
     # Output
 
+    @property
+    def full(self) -> bool:
+        """Never: a client that does not read is dropped."""
+        return False
+
     def write(self, data: bytes) -> None:
         """Give bytes to all clients."""
         for client in list(self.clients):
             client.write(data)
 
     def wait_for(self, source: Source) -> None:
-        """Never called: there is always room."""
+        """Do nothing: there is always room."""
 
     def flush(self) -> None:
         """Do nothing: each client is written to when it can take something."""
@@ -241,6 +252,18 @@ class Endpoint:
             os.close(self._target)
             self._target = -1
 
+    def resize(self, rows: int, columns: int) -> None:
+        """Give the app's terminal a size."""
+        import fcntl
+        import termios
+
+        if self._target >= 0:
+            raw = b"".join(n.to_bytes(2, sys.byteorder) for n in (rows, columns, 0, 0))
+            try:
+                fcntl.ioctl(self._target, termios.TIOCSWINSZ, raw)
+            except OSError:  # its other side has gone
+                pass
+
     # Ending
 
     def end(self) -> None:
@@ -262,13 +285,13 @@ class Endpoint:
 class Streams:
     """The streams of one app, over all of its runs."""
 
-    __slots__ = ("_directory", "_endpoints", "_fd", "_loop", "modes", "name")
+    __slots__ = ("_directory", "_endpoints", "_fd", "_size", "modes", "name")
 
     def __init__(self, loop: Loop, name: str, wanted: dict[str, str], rootfs: str) -> None:
         """Make the directory and its sockets; raises KernelError."""
         self.name = name
         self.modes = wanted
-        self._loop = loop
+        self._size: tuple[int, int] | None = None
         self._directory = f"{rootfs}/{DIRECTORY}/{name}"
         self._endpoints: dict[str, Endpoint] = {}
         self._fd = -1
@@ -310,6 +333,12 @@ class Streams:
         text = "".join(f"STAGE2_{name}={str(is_so).lower()}\n" for name, is_so in env.items())
         atomic.write_file(f"{self._directory}/env", text.encode(), durable=False)
 
+    def resize(self, rows: int, columns: int) -> None:
+        """Give the terminal a size, that of the next run too."""
+        self._size = rows, columns
+        if self.tty:
+            self._endpoints[TTY].resize(rows, columns)
+
     def stdin(self) -> int:
         """Give what a run of the app reads from, the caller's to close; -1 for nothing."""
         endpoint = self._endpoints.get("stdin")
@@ -319,21 +348,30 @@ class Streams:
         endpoint.open(write_end)
         return read_end
 
-    def output(self, stream: str) -> Endpoint | None:
-        """Give where the bytes of `stdout`, `stderr` or `tty` go; None where that is not here."""
-        if stream == TTY and TTY not in (self.modes["stdout"], self.modes["stderr"]):
-            return None
-        return self._endpoints.get(stream)
+    def output(self, stream: int) -> Endpoint | None:
+        """Give where stdout (1) or stderr (2) of the app goes; None where that is not here."""
+        return self._endpoints.get(STREAMS[stream])
 
-    def drops(self, stream: str) -> bool:
-        """Say whether nobody wants what the app writes there."""
-        if stream == TTY:
-            return self.modes["stdout"] == self.modes["stderr"] == "null"
-        return self.modes[stream] == "null"
+    def drops(self, stream: int) -> bool:
+        """Say whether nobody wants what the app writes to stdout (1) or stderr (2)."""
+        return self.modes[STREAMS[stream]] == "null"
 
-    def connect(self, master: int) -> None:
-        """Let the clients type into the terminal of a run; the caller keeps its descriptor."""
-        self._endpoints[TTY].open(os.dup(master))
+    def connect(self, master: int) -> Endpoint | None:
+        """Let the clients type into the terminal of a run; the caller keeps its descriptor.
+
+        Gives where the output goes, None if that is not here but in the log.
+        """
+        terminal = self._endpoints[TTY]
+        terminal.open(os.dup(master))
+        if self._size is not None:
+            terminal.resize(*self._size)
+        wanted = {self.modes["stdout"], self.modes["stderr"]}
+        return None if "log" in wanted and TTY not in wanted else terminal
+
+    @property
+    def pending(self) -> bool:
+        """Whether a client has still to read something."""
+        return any(client.behind for e in self._endpoints.values() for client in e.clients)
 
     def end(self) -> None:
         """Let the clients of a run come to the end of the streams."""

@@ -146,8 +146,8 @@ class Pod:
         self.annotations = pairs(raw, "annotations", where)
 
 
-def load(pod_dir: str) -> Pod:
-    """Read `pod` and the image manifests below `appsinfo`."""
+def load(pod_dir: str, *, empty: bool = False) -> Pod:
+    """Read `pod` and the image manifests below `appsinfo`; `empty` allows a pod without apps."""
     raw = read_json(f"{pod_dir}/pod", "pod manifest")
     apps: list[App] = []
     for index, item in enumerate(mappings(raw, "apps", "pod manifest")):
@@ -156,7 +156,7 @@ def load(pod_dir: str) -> Pod:
             raise SchemaError(f'pod manifest: $.apps[{index}]: invalid app name "{name}"')
         image = read_json(f"{pod_dir}/appsinfo/{name}/manifest", f'image manifest of app "{name}"')
         apps.append(App(item, image, f"pod manifest: $.apps[{index}]"))
-    if not apps:
+    if not apps and not empty:
         raise SchemaError("pod must contain at least one application")
     return Pod(raw, apps)
 

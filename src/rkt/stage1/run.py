@@ -13,6 +13,7 @@ from rkt.const import (
     RELEASED,
     SELINUX_CONTEXT_ENV,
     SELINUX_MOUNT_CONTEXT_ENV,
+    STAGE2_PREFIX,
 )
 from rkt.errors import EXIT_FAILURE, KernelError, RktError, describe
 from rkt.linux import atomic, libc
@@ -44,6 +45,8 @@ from rkt.stage1 import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rkt.network.setup import PodNetwork
+    from rkt.stage1.iomux import Streams
+    from rkt.stage1.mutable import Operations
 
 _FLAVOR = "oci"
 _SHM = "dev/shm"
@@ -96,8 +99,6 @@ def _take_ready_fd() -> int:
 
 
 def _refuse(options: contract.RunOptions) -> None:
-    if options.mutable:
-        raise RktError("stage1-oci does not support mutable pods")
     if options.private_users:
         raise RktError("stage1-oci does not support --private-users")
 
@@ -109,7 +110,7 @@ class Pod:
         self.options = options
         self.dir = pod_dir
         self.rootfs = f"{pod_dir}/stage1/rootfs"
-        self.manifest = manifest.load(pod_dir)
+        self.manifest = manifest.load(pod_dir, empty=options.mutable)
         self.hostname = options.hostname or f"rkt-{options.uuid}"
         self.terminal = ""
         self.ready = _take_ready_fd()
@@ -119,6 +120,7 @@ class Pod:
         self.layout: cgroup.Layout | None = None
         self.init: sandbox.Sandbox | None = None
         self.network: PodNetwork | None = None
+        self.operations: Operations | None = None
         self.unenforced = resources.Unenforced()
         self.limits = resources.Limits()
         self.sysctl = resources.sysctl(self.manifest.isolators, self._joined(), self.unenforced)
@@ -167,7 +169,7 @@ class Pod:
         stdin = 0 if self.options.interactive and not self.terminal else -1
         if self.network is not None and self.options.mds_token:
             self.network.finish()  # the apps' environment says where the service is
-        plans = [self._plan_of(app) for app in self.manifest.apps]
+        plans = [self.plan_of(app) for app in self.manifest.apps]
         if self.network is not None:
             self._join_network(self.network, plans)
         if self.init is not None:
@@ -175,15 +177,46 @@ class Pod:
         self._limit_network()
         self.unenforced.tell()
         self._record()
-        for plan in plans:
-            config = spec.build(
-                plan, init_pid=self._init_pid(), joined=self._joined(), shm=self._shm
-            )
-            run = apprun.AppRun(plan, config)
-            if plan.health is not None:
-                run.health = health.Health(self.supervisor, run, plan.health)
+        runs = [
+            self.app_run(plan, self.streams(app))
+            for plan, app in zip(plans, self.manifest.apps, strict=True)
+        ]
+        self._listen(runs)
+        for run in runs:
             self.supervisor.start(run, stdin, prefixed=prefixed)
+        os.symlink("ready", f"{self.rootfs}/rkt/supervisor-status")
         return self.supervisor.run()
+
+    def app_run(self, plan: spec.AppPlan, io: Streams | None) -> apprun.AppRun:
+        """Make what the supervisor starts of an app."""
+        config = spec.build(plan, init_pid=self._init_pid(), joined=self._joined(), shm=self._shm)
+        run = apprun.AppRun(plan, config)
+        run.io = io
+        if plan.health is not None and self.supervisor is not None:
+            run.health = health.Health(self.supervisor, run, plan.health)
+        return run
+
+    def streams(self, app: manifest.App) -> Streams | None:
+        """Make the endpoints of an app that one can attach to; None for any other."""
+        if self.options.interactive or not _chooses_streams(app) or self.supervisor is None:
+            return None
+        from rkt.stage1 import iomux
+
+        wanted = iomux.modes(app.name, app.annotations)
+        if iomux.is_plain(wanted):
+            return None
+        return iomux.Streams(self.supervisor.loop, app.name, wanted, self.rootfs)
+
+    def _listen(self, runs: list[apprun.AppRun]) -> None:
+        """Take requests, if there is anything that can be asked of this pod."""
+        if self.supervisor is None or not (self.options.mutable or any(run.io for run in runs)):
+            return
+        from rkt.stage1.mutable import Operations
+
+        self.supervisor.keep = self.options.mutable
+        self.operations = Operations(self, self.supervisor)
+        for run in runs:
+            self.operations.watch(run)
 
     def _join_network(self, network: PodNetwork, plans: list[spec.AppPlan]) -> None:
         from rkt.stage1 import podnet
@@ -194,6 +227,17 @@ class Pod:
             podnet.use_resolver(network, self.rootfs, plans)
         if self.supervisor is not None:
             network.relay(self.supervisor.loop)
+
+    def plan_late(self, app: manifest.App) -> spec.AppPlan:
+        """Resolve all about an app that is added to the running pod."""
+        plan = self.plan_of(app)
+        if self.network is not None and self.options.resolv == "default":
+            from rkt.stage1 import podnet
+
+            podnet.use_resolver(self.network, self.rootfs, [plan])
+        self.unenforced.tell()
+        self.unenforced = resources.Unenforced()
+        return plan
 
     def _say_ready(self) -> None:
         """Tell the caller of a detached pod that its apps run, and let go of its stderr."""
@@ -227,6 +271,9 @@ class Pod:
             self.supervisor.teardown(drain=drain)
         elif self.init is not None:
             _end(self.init.pid)
+        if self.operations is not None:
+            self.operations.close()
+            self.operations = None
         if self.network is not None:
             self.network.tear_down()
         if self.runtime is not None and not self.runtime.forgets_by_removal and self.supervisor:
@@ -280,7 +327,9 @@ class Pod:
         """Make the pod's cgroup where that is ours to do, and apply the pod's own isolators."""
         uuid = self.options.uuid
         isolated = [self.manifest.isolators, *(app.isolators for app in self.manifest.apps)]
-        limited = any(resources.is_limit(name) for some in isolated for name, _ in some)
+        limited = self.options.mutable or any(
+            resources.is_limit(name) for some in isolated for name, _ in some
+        )
         cgroup.claim(layout, uuid, {os.getpid(), self._init_pid()}, limited=limited)
         path = layout.pod_path(uuid)
         atomic.write_file(f"{self.dir}/subcgroup", f"{path}\n".encode(), durable=False)
@@ -326,7 +375,8 @@ class Pod:
             pass
         identity.record(self.dir, self._init_pid(), self.runtime.path if self.runtime else "")
 
-    def _plan_of(self, app: manifest.App) -> spec.AppPlan:
+    def plan_of(self, app: manifest.App) -> spec.AppPlan:
+        """Resolve all about an app; raises RktError that names it."""
         try:
             return self._plan(app)
         except RktError as err:
@@ -347,7 +397,7 @@ class Pod:
 
                 host = podnet.metadata_host(self.network)
             env = environment.build(
-                app.name, app.environment, terminal=self.terminal,
+                app.name, app.environment, terminal=self._terminal_of(app),
                 metadata_url=f"http://{host}:{METADATA_PORT}/{token}" if token else "",
             )  # fmt: skip
             plan.env = environment.as_list(env)
@@ -364,11 +414,20 @@ class Pod:
         plan.health = policy.health(app)
         self._restrict(app, plan)
         plan.read_only_root = app.read_only_root
-        plan.terminal = bool(self.terminal)
+        plan.terminal = bool(self._terminal_of(app))
         plan.cgroup = f"{self.layout.pod_path(options.uuid)}/{app.name}" if self.layout else ""
         path = f"{self.rootfs}/rkt/env/{app.name}"
         atomic.write_file(path, environment.as_file(env), durable=False)
         return plan
+
+    def _terminal_of(self, app: manifest.App) -> str:
+        """Give the type of the app's terminal: the caller's, or one that clients attach to."""
+        if self.options.interactive or not _chooses_streams(app):
+            return self.terminal
+        from rkt.stage1 import iomux
+
+        tty = iomux.TTY in iomux.modes(app.name, app.annotations).values()
+        return os.environ.get("TERM") or "vt100" if tty else ""
 
     def _restrict(self, app: manifest.App, plan: spec.AppPlan) -> None:
         options = self.options
@@ -412,6 +471,12 @@ class Pod:
         if interpreter:
             raise RktError(f'"{path}": its interpreter "{interpreter}" is not in the image')
         return [path, *command[1:]]
+
+
+def _chooses_streams(app: manifest.App) -> bool:
+    return any(
+        f"{STAGE2_PREFIX}{name}" in app.annotations for name in ("stdin", "stdout", "stderr")
+    )
 
 
 def _is_volume(bind: volumes.Bind) -> bool:

@@ -29,7 +29,8 @@ class Supervisor:
     __slots__ = (
         "_console", "_culprit", "_ending", "_failure", "_first_failing", "_forwarding",
         "_init_pid", "_layout", "_pod_dir", "_policy", "_stdin", "_stopping", "_wake", "_why",
-        "apps", "children", "init_alive", "loop", "on_ready", "rkt_dir", "runtime",
+        "apps", "children", "init_alive", "keep", "loop", "on_ready", "on_step", "rkt_dir",
+        "runtime",
     )  # fmt: skip
 
     def __init__(
@@ -42,6 +43,10 @@ class Supervisor:
         self.rkt_dir = f"{pod_dir}/stage1/rootfs/rkt"
         self.on_ready: Callable[[], None] | None = None
         """Called once, when the main process of every app has been started."""
+        self.on_step: Callable[[], None] | None = None
+        """Called whenever something may have happened."""
+        self.keep = False
+        """Whether the pod goes on without apps, and whatever becomes of them."""
         self._pod_dir = pod_dir
         self._policy = rules
         self._layout = layout
@@ -149,6 +154,52 @@ class Supervisor:
 
         self.loop.after(self._policy.stop_timeout, insist)
 
+    @property
+    def stopping(self) -> bool:
+        """Whether the pod was asked to end."""
+        return bool(self._stopping) or self._ending
+
+    def end_app(self, app: AppRun, why: str) -> None:
+        """Ask one app to end, and kill it when the grace is over; the pod goes on.
+
+        As at the end of a pod, a post-stop handler runs undisturbed.
+        """
+        app.stopping = why
+        ran = app.end is not None or app.step == "main"
+        app.steps = [step for step in app.steps if step == "post-stop" and ran]
+        if app.between:
+            self._conclude(app)
+        if app.step == "post-stop" or not (app.pid or app.starter):
+            return
+        if app.pid:
+            kill(app.pid, signal.SIGTERM)
+        self.loop.cancel(app.timer)
+        app.timer = self.loop.after(self._policy.stop_timeout, lambda: self._insist(app))
+
+    def _insist(self, app: AppRun) -> None:
+        app.timer = None
+        app.overdue = bool(app.pid)
+        for pid in (app.pid, app.starter):
+            if pid and app.step != "post-stop":
+                kill(pid)
+
+    def revive(self, app: AppRun) -> None:
+        """Start an app again that has ended."""
+        app.begun = app.overdue = False
+        app.status = None
+        app.between = True
+        self._again(app)
+
+    def forget(self, app: AppRun) -> None:
+        """Let go of an app that has ended."""
+        self.apps.remove(app)
+        for source in app.sources:
+            source.close()
+        if app.log:
+            app.log.close()
+        for slot in app.slots:
+            slot.discard()
+
     def note(self, app: AppRun, text: str) -> None:
         """Write a line of rkt's own into the log of an app."""
         if app.log:
@@ -198,11 +249,15 @@ class Supervisor:
         app.starter = self.children.spawn(argv, stdio, lambda code: self._started(app, code))
 
     def _spawn_with_pipes(self, app: AppRun, null: int) -> None:
-        stdin = self._stdin if self._stdin >= 0 else null
+        io = app.io if app.step == "main" else None
         out_r, out_w = os.pipe()
         err_r, err_w = os.pipe()
+        own = io.stdin() if io else -1
+        stdin = own if own >= 0 else self._stdin if self._stdin >= 0 else null
+        stdout, stderr = (null if io and io.drops(1) else out_w,
+                          null if io and io.drops(2) else err_w)  # fmt: skip
         try:
-            self._start_container(app, (stdin, out_w, err_w))
+            self._start_container(app, (stdin, stdout, stderr))
         except OSError:
             os.close(out_r)
             os.close(err_r)
@@ -210,8 +265,11 @@ class Supervisor:
         finally:
             os.close(out_w)
             os.close(err_w)
+            if own >= 0:
+                os.close(own)
         for fd, stream in ((out_r, 1), (err_r, 2)):
-            self._console.carry(app, fd, stream, pump.Lines(b"") if app.prefixed else None)
+            lines = pump.Lines(b"") if app.prefixed else None
+            self._console.carry(app, fd, stream, lines, io.output(stream) if io else None)
 
     def _spawn_with_terminal(self, app: AppRun, null: int) -> None:
         socket = self._console.wait_for_terminal(app)
@@ -228,7 +286,7 @@ class Supervisor:
         if code != 0:
             if self._ending:
                 return
-            if self._stopping or not self.init_alive:
+            if self._stopping or app.stopping or not self.init_alive:
                 app.steps = []
                 self._finish(app, self._explain(app, -signal.SIGKILL))
                 return
@@ -243,8 +301,9 @@ class Supervisor:
         if app.step == "main":
             self._main_began(app)
         self.children.adopt(pid, lambda code: self._exited(app, code))
-        if app.pid == pid and self._stopping and app.step != "post-stop":
-            kill(pid, self._stopping)
+        ending = self._stopping or (signal.SIGTERM if app.stopping else 0)
+        if app.pid == pid and ending and app.step != "post-stop":
+            kill(pid, signal.SIGKILL if app.overdue else ending)
 
     def _main_began(self, app: AppRun) -> None:
         text = f"{app.pid} {identity.start_time(app.pid)}\n".encode()
@@ -267,14 +326,17 @@ class Supervisor:
                 continue
             source.close()
         text = f"{self.runtime.name}: {runtime.failure_text(app.bundle, output)}"
-        if app.restarts and app.restarts.count:
+        if self.keep or (app.restarts and app.restarts.count):
             self._not_again(app, text)
         else:
             self._failure = RktError(f'app "{app.name}": {text}')
 
     def _not_again(self, app: AppRun, text: str) -> None:
         app.steps = []
-        self._finish(app, reason.End(_CANNOT_START, "start", f"could not be started again: {text}"))
+        again = "" if self.keep else " again"
+        self._finish(
+            app, reason.End(_CANNOT_START, "start", f"could not be started{again}: {text}")
+        )
         self._round_over(app)
 
     # Ending
@@ -294,8 +356,8 @@ class Supervisor:
             elif app.end:
                 app.end.text += f"; {end.text}"
                 self._record(app)
-        elif self._stopping and app.step == "pre-start":
-            text = f"was not started: {self._why}"
+        elif (self._stopping or app.stopping) and app.step == "pre-start":
+            text = f"was not started: {app.stopping or self._why}"
             self._finish(app, reason.End(128 + signal.SIGTERM, "stopped", text))
         if app.steps and self.init_alive:
             self._next(app)
@@ -304,8 +366,8 @@ class Supervisor:
             self._round_over(app)
 
     def _explain(self, app: AppRun, code: int) -> reason.End:
-        for source in app.sources:  # the last words of a dynamic loader
-            if code == 127 and not source.closed:
+        for source in app.sources:  # its last words come before ours, and may tell why
+            if not source.closed:
                 source.read()
         memory = app.plan.resources.get("memory")
         limit = memory.get("limit") if isinstance(memory, dict) else 0
@@ -320,13 +382,16 @@ class Supervisor:
             return reason.of_stop(end, "the pod was killed")
         if app.overdue and code == -signal.SIGKILL:
             seconds = f"{self._policy.stop_timeout:g} s"
-            return reason.of_stop(end, f"it did not end within {seconds} after {self._why}")
+            why = app.stopping or self._why
+            return reason.of_stop(end, f"it did not end within {seconds} after {why}")
+        if app.stopping:
+            return reason.of_stop(end, app.stopping)
         return reason.of_stop(end, self._why) if self._stopping else end
 
     def _finish(self, app: AppRun, end: reason.End) -> None:
         """Take note of how a round of an app ended, and decide whether there is another one."""
         app.end = end
-        if app.restarts and self.init_alive and not (self._stopping or self._ending):
+        if app.restarts and self.init_alive and not (self.stopping or app.stopping):
             ran = time.monotonic() - app.since if app.since else 0.0
             delay = app.restarts.after(end.status, ran)
             if delay is not None:
@@ -380,7 +445,7 @@ class Supervisor:
         app.timer = None
         app.status = app.end.status
         self._record(app)
-        if app.status != 0 and not self._ending:
+        if app.status != 0 and not self._ending and not self.keep:
             self._first_failing = self._first_failing or app.status
             if app.overdue or not self._stopping:
                 self._culprit = self._culprit or app
@@ -418,10 +483,17 @@ class Supervisor:
         times = f" (after {count} restart{'s' if count > 1 else ''})" if count else ""
         return f'app "{app.name}" {app.end.text}{times}'
 
+    def _goes_on(self) -> bool:
+        if self.keep and self.init_alive and not self._stopping:
+            return True
+        return not all(app.ended for app in self.apps)
+
     def run(self) -> int:
         """Wait until all apps have ended.  Gives the status of the pod; raises what failed."""
-        while not all(app.ended for app in self.apps):
+        while self._goes_on():
             self.loop.step()
+            if self.on_step:
+                self.on_step()
             if self._failure:
                 raise self._failure
             if self.on_ready and all(app.begun for app in self.apps):

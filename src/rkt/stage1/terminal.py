@@ -22,8 +22,8 @@ class ConsoleSocket:
 
     __slots__ = ("_sock", "path")
 
-    def __init__(self, directory: str) -> None:
-        self.path = f"{directory}/console"
+    def __init__(self, directory: str, name: str) -> None:
+        self.path = f"{directory}/{name}"
         self._sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
         self._sock.bind(self.path)
         self._sock.listen(1)
@@ -107,14 +107,20 @@ class Terminal:
 class Keyboard:
     """Carries what the user types to the pty; holds at most one chunk."""
 
-    __slots__ = ("_loop", "_master", "_pending", "_source")
+    __slots__ = ("_ended", "_loop", "_master", "_pending", "_source")
 
     def __init__(self, loop: Loop, source: int, master: int) -> None:
         self._loop = loop
         self._source = source
         self._master = os.dup(master)
         self._pending = b""
+        self._ended = False
         loop.watch(source, self._read)
+
+    @property
+    def done(self) -> bool:
+        """Whether all that there was to read has been written."""
+        return self._ended and not self._pending
 
     def _read(self) -> None:
         try:
@@ -122,6 +128,7 @@ class Keyboard:
         except OSError:
             self._pending = b""
         if not self._pending:
+            self._ended = True
             self._loop.forget(self._source)
             return
         self._write()
