@@ -281,13 +281,14 @@ class Assembly:
         if self._merged.root_meta is not None:
             root.mode, root.uid, root.gid, root.mtime, root.atime = self._merged.root_meta
         yield root, ()
-        for path in sorted(self._merged.bare):
+        bare = self._merged.bare_directories()
+        for path in sorted(bare):
             yield _directory(_below(path)), ()
         sources: dict[bytes, tuple[int, bytes]] = {}
         wanted: dict[int, set[bytes]] = {}
         for number, path in rescued:
             node = self._merged.find(path)
-            if node is not None and node.layer == number and path not in self._merged.bare:
+            if node is not None and node.layer == number and path not in bare:
                 sources[path] = (number, node.first or path)
                 wanted.setdefault(number, set()).add(node.first or path)
         with _Copies(self._store, staging, self._layers, wanted) as copies:

@@ -328,6 +328,8 @@ def _linked(
     index.entries.append((original.kind, copy.path, original.link))
     writer.add(original, payload)
     for other in copy.others:
+        if other in plan.outcome.replaced:
+            continue
         second = tar.Entry()
         second.kind, second.name, second.link = tar.HARDLINK, ROOTFS + b"/" + other, original.name
         second.mode, second.uid, second.gid = original.mode, original.uid, original.gid

@@ -77,6 +77,8 @@ class Outcome(msgspec.Struct):
     """Entries that a later one of the same layer replaces."""
     copies: dict[int, Copy] = {}
     """Hard links to files of lower layers."""
+    replaced: set[bytes] = set()
+    """Further names of such files that an entry of the layer replaces."""
 
     @property
     def is_plain(self) -> bool:
@@ -132,6 +134,22 @@ class Merged:
         """Give all paths but the root."""
         return {path for path, _ in _walk(self.root, b"")}
 
+    def bare_directories(self) -> set[bytes]:
+        """Name the directories that no entry of a layer makes, or makes as they must be.
+
+        They were made for something that was deleted, or stand in the place of deleted ones.
+        """
+        found = set(self.bare)
+        held: set[bytes] = set()
+        nodes = list(_walk(self.root, b""))
+        nodes.sort(key=lambda item: item[0].count(b"/"), reverse=True)
+        for path, node in nodes:
+            if not node.implied or path in held:
+                held.add(path.rpartition(b"/")[0])
+            elif node.implied:
+                found.add(path)
+        return found
+
     # -- entries
 
     def _add(self, ordinal: int, kind: int, path: bytes, link: bytes) -> None:
@@ -176,7 +194,7 @@ class Merged:
         if target != link:
             self._outcome.links[ordinal] = target
         if found.layer != self._layer:
-            self._take_up(ordinal, found, target)
+            self._take_up(ordinal, found, target, place)
         elif found.ordinal in self._outcome.skipped:
             raise ArchiveError(f"{show(place)}: hard link to {show(link)}, which is replaced later")
         node = Node(found.kind, self._layer, ordinal)
@@ -184,20 +202,21 @@ class Merged:
         node.first = found.first or target
         return node
 
-    def _take_up(self, ordinal: int, found: Node, target: bytes) -> None:
-        """Move a lower layer's file, with all its names, into this layer."""
+    def _take_up(self, ordinal: int, found: Node, target: bytes, place: bytes) -> None:
+        """Move a lower layer's file into this layer with all its names but `place`, the new one."""
         source = found.first or target
         if not self._groups:
             for path, node in _walk(self.root, b""):
                 if node.first and node.layer < self._layer:
                     self._groups.setdefault((node.layer, node.first), []).append(path)
         others = []
-        for path in sorted({source, *self._groups.get((found.layer, source), ())} - {target}):
+        names = {source, *self._groups.get((found.layer, source), ())} - {target, place}
+        for path in sorted(names):
             other = self.find(path)
             if other is not None and other.layer == found.layer and (other.first or path) == source:
                 others.append((path, other))
-        names = tuple(path for path, _ in others)
-        self._outcome.copies[ordinal] = Copy(found.layer, source, target, names)
+        further = tuple(path for path, _ in others)
+        self._outcome.copies[ordinal] = Copy(found.layer, source, target, further)
         for node in (found, *(node for _, node in others)):
             node.layer, node.ordinal, node.first = self._layer, -1, target
         found.first = b""
@@ -261,20 +280,27 @@ class Merged:
 
     def _whiteout(self, path: bytes) -> None:
         parent, _, base = path.rpartition(b"/")
-        try:
-            where, holder = self._directory(parent, create=False)
-        except KeyError:
+        found = self._deleting_in(parent)
+        if found is None:
             return
+        where, holder = found
         assert holder.children is not None
         old = holder.children.pop(base, None)
         if old is not None:
             self._drop(old, where + b"/" + base if where else base)
 
-    def _opaque(self, path: bytes) -> None:
+    def _deleting_in(self, path: bytes) -> tuple[bytes, Node] | None:
+        """Find the directory that something is deleted in."""
         try:
-            where, holder = self._directory(path, create=False)
+            return self._directory(path, create=False)
         except KeyError:
+            return None
+
+    def _opaque(self, path: bytes) -> None:
+        found = self._deleting_in(path)
+        if found is None:
             return
+        where, holder = found
         assert holder.children is not None
         children, holder.children = holder.children, {}
         prefix = where + b"/" if where else b""
@@ -288,6 +314,10 @@ class Merged:
         for below, one in ((path, node), *_walk(node, path)):
             if one.layer == self._layer and one.ordinal >= 0:
                 self._outcome.skipped.add(one.ordinal)
+            elif one.layer == self._layer and not one.implied:
+                if not one.first:
+                    raise ArchiveError(f"{show(below)}: replaced after a hard link was made to it")
+                self._outcome.replaced.add(below)
             if one.kind == tar.DIRECTORY and not one.implied:
                 self._deleted.add(below)
             self.bare.discard(below)
