@@ -217,7 +217,7 @@ def choose(loaded: Loaded, wanted: list[Wanted]) -> list[tuple[Conf, str]]:
             raise loaded.broken[0]
         args = {conf.name: "" for conf in loaded.confs if conf.directory} | {"default": ""} | args
         del args[ALL]
-    known = {conf.name for conf in loaded.confs}
+    known = [conf.name for conf in loaded.confs]
     missing = [name for name in args if name not in known]
     if missing:
         # An unusable file may hold what is missing: then that is the news.
