@@ -18,6 +18,17 @@ def write(text: str) -> None:
     sys.stdout.write(text)
 
 
+def raw(data: bytes, *, stderr: bool) -> None:
+    """Write bytes of an app to the stream that they came from."""
+    (sys.stderr if stderr else sys.stdout).buffer.write(data)
+
+
+def flush() -> None:
+    """Let what was written be seen."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
 def line(text: str = "") -> None:
     """Write one line to stdout."""
     sys.stdout.write(text + "\n")

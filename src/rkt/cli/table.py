@@ -26,6 +26,7 @@ COMMANDS: dict[str, Entry] = {
     "attach": Entry("attach", "Attach to an app running within a rkt pod", root=True),
     "cat-manifest": Entry("cat_manifest", "Inspect and print the pod manifest"),
     "enter": Entry("enter", "Enter the namespaces of an app within a rkt pod", root=True),
+    "export": Entry("export", "Export an app from an exited pod to an ACI file", root=True),
     "fetch": Entry("fetch", "Fetch image(s) and store them in the local store"),
     "gc": Entry("gc", "Garbage collect rkt pods no longer in use", root=True),
     "help": Entry("help", "Help about any command"),
@@ -43,6 +44,7 @@ COMMANDS: dict[str, Entry] = {
                       "from the local store"),
     "image verify": Entry("image_verify", "Verify images in the local store"),
     "list": Entry("list", "List pods"),
+    "logs": Entry("logs", "Show the output that a pod's apps wrote", root=True),
     "metadata-service": Entry("metadata_service", "Run metadata service"),
     "prepare": Entry("prepare", "Prepare to run image(s) in a pod in rkt", root=True),
     "rm": Entry(

@@ -52,7 +52,20 @@ RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
 _AT_FDCWD = -100
-_SYS_OPENAT2 = 437  # the same number on every architecture
+IN_MODIFY = 0x2
+IN_CREATE = 0x100
+_IN_CLOEXEC = os.O_CLOEXEC
+
+# The same numbers on every architecture.
+_SYS_OPEN_TREE = 428
+_SYS_MOVE_MOUNT = 429
+_SYS_OPENAT2 = 437
+_SYS_MOUNT_SETATTR = 442
+
+OPEN_TREE_CLONE = 0x1
+_MOVE_MOUNT_F_EMPTY_PATH = 0x4
+_AT_EMPTY_PATH = 0x1000
+_MOUNT_ATTR_IDMAP = 0x00100000
 
 _libc.mount.argtypes = (_c.c_char_p, _c.c_char_p, _c.c_char_p, _c.c_ulong, _c.c_char_p)
 _libc.umount2.argtypes = (_c.c_char_p, _c.c_int)
@@ -61,6 +74,7 @@ _libc.setns.argtypes = (_c.c_int, _c.c_int)
 _libc.prctl.argtypes = (_c.c_int, _c.c_ulong, _c.c_ulong, _c.c_ulong, _c.c_ulong)
 _libc.sethostname.argtypes = (_c.c_char_p, _c.c_size_t)
 _libc.pivot_root.argtypes = (_c.c_char_p, _c.c_char_p)
+_libc.inotify_add_watch.argtypes = (_c.c_int, _c.c_char_p, _c.c_uint32)
 _libc.syncfs.argtypes = (_c.c_int,)
 _libc.renameat2.argtypes = (_c.c_int, _c.c_char_p, _c.c_int, _c.c_char_p, _c.c_uint)
 _libc.setfsuid.argtypes = (_c.c_uint,)
@@ -81,6 +95,41 @@ def mount(source: str, target: str, fstype: str = "", flags: int = 0, data: str 
         _fail(target)
 
 
+def open_tree(path: str, flags: int) -> int:
+    """open_tree(2) of a path; with OPEN_TREE_CLONE a mount that is nowhere attached yet."""
+    raw, how = _c.c_char_p(os.fsencode(path)), _c.c_uint(flags | os.O_CLOEXEC)
+    fd: int = _libc.syscall(_c.c_long(_SYS_OPEN_TREE), _c.c_int(_AT_FDCWD), raw, how)
+    if fd < 0:
+        _fail(path)
+    return fd
+
+
+def move_mount(fd: int, target: str) -> None:
+    """move_mount(2): attach a mount from `open_tree` at a path."""
+    number, empty, flags = _c.c_long(_SYS_MOVE_MOUNT), _c.c_char_p(b""), _MOVE_MOUNT_F_EMPTY_PATH
+    where = _c.c_char_p(os.fsencode(target))
+    if _libc.syscall(number, _c.c_int(fd), empty, _c.c_int(_AT_FDCWD), where, _c.c_uint(flags)):
+        _fail(target)
+
+
+class _MountAttr(_c.Structure):
+    _fields_ = (
+        ("attr_set", _c.c_uint64),
+        ("attr_clr", _c.c_uint64),
+        ("propagation", _c.c_uint64),
+        ("userns_fd", _c.c_uint64),
+    )
+
+
+def idmap_mount(fd: int, userns_fd: int) -> None:
+    """mount_setattr(2): show the files of a detached mount with owners of a user namespace."""
+    attr = _MountAttr(_MOUNT_ATTR_IDMAP, 0, 0, userns_fd)
+    number, empty, size = _c.c_long(_SYS_MOUNT_SETATTR), _c.c_char_p(b""), _c.c_size_t(32)
+    flags = _c.c_uint(_AT_EMPTY_PATH)
+    if _libc.syscall(number, _c.c_int(fd), empty, flags, _c.byref(attr), size) != 0:
+        _fail()
+
+
 def umount(target: str, flags: int = 0) -> None:
     """umount2(2)."""
     if _libc.umount2(os.fsencode(target), flags) != 0:
@@ -97,6 +146,20 @@ def setns(fd: int, kind: int) -> None:
     """setns(2) with a namespace fd, or a pidfd and a set of kinds."""
     if _libc.setns(fd, kind) != 0:
         _fail()
+
+
+def inotify_init() -> int:
+    """inotify_init1(2); gives a close-on-exec fd."""
+    fd: int = _libc.inotify_init1(_IN_CLOEXEC)
+    if fd < 0:
+        _fail()
+    return fd
+
+
+def inotify_add_watch(fd: int, path: str, events: int) -> None:
+    """inotify_add_watch(2)."""
+    if _libc.inotify_add_watch(fd, os.fsencode(path), events) < 0:
+        _fail(path)
 
 
 def prctl(option: int, arg: int = 0) -> int:
@@ -179,10 +242,11 @@ def drop_all_capabilities() -> None:
 
 def drop_bounding_capabilities() -> None:
     """Empty the bounding set; needs CAP_SETPCAP."""
-    with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
-        last = int(file.read())
-    for cap in range(last + 1):
-        prctl(PR_CAPBSET_DROP, cap)
+    for cap in range(64):
+        if _libc.prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) != 0:
+            if cap and _c.get_errno() == 22:  # EINVAL: this kernel knows no more
+                return
+            _fail()
 
 
 def clear_capabilities() -> None:

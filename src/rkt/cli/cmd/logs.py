@@ -1,0 +1,212 @@
+"""`rkt logs`."""
+
+from __future__ import annotations
+
+import time
+
+from rkt.cli import duration, output
+from rkt.cli.flags import Command, Flag, converted, invalid
+from rkt.cli.uuids import UUID_FILE, given_uuid
+from rkt.errors import NotFound, PodStateError
+from rkt.pod import lifecycle, logs, view
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rkt.cli.context import Context
+    from rkt.cli.flags import Parsed
+    from rkt.pod.follow import Watch
+    from rkt.pod.lifecycle import Pod
+    from rkt.pod.logs import Block
+
+_STREAMS = {"stdout": logs.STDOUT, "stderr": logs.STDERR}
+
+COMMAND = Command(
+    "logs",
+    "[--app=APPNAME] [--follow] UUID",
+    description="""\
+Prints what the apps of a pod wrote, each stream to the same stream, also after the pod's end and
+until it is collected.  The lines of several apps begin with the name of the app.
+
+A TIME is a duration before now ("10m"), a date and time ("2026-03-01T10:14:37Z", local time without
+a zone), or seconds since 1970.""",
+    flags=(
+        Flag("app", "only this app; may be given several times", kind="list"),
+        Flag("follow", "wait for more until the pod ends", kind="bool", short="f"),
+        Flag("since", "only lines begun at or after this TIME"),
+        Flag("stream", 'only this stream: "stdout" or "stderr"'),
+        Flag("tail", "only that many lines before those that are to come", default="all"),
+        Flag("timestamps", "begin each line with the time at which it was begun", kind="bool",
+             short="t"),
+        Flag("until", "only lines begun before this TIME"),
+        UUID_FILE,
+    ),
+)  # fmt: skip
+
+
+class _Selection:
+    """Which lines are wanted."""
+
+    def __init__(self, args: Parsed) -> None:
+        now = time.time_ns()
+        self.since = _time("since", args.string("since"), now)
+        self.until = _time("until", args.string("until"), now)
+        self.tail = _count(args.string("tail"))
+        stream = args.string("stream")
+        if stream and stream not in _STREAMS:
+            raise invalid("stream", stream, 'must be "stdout" or "stderr"')
+        self.stream = _STREAMS.get(stream)
+
+    def has(self, block: Block) -> bool:
+        """Say whether the lines of a block are wanted."""
+        if self.stream is not None and block.stream != self.stream:
+            return False
+        if self.since is not None and block.time < self.since:
+            return False
+        return self.until is None or block.time < self.until
+
+    def left(self) -> float | None:
+        """Give the seconds until nothing more can be wanted; None: the end is open."""
+        return None if self.until is None else (self.until - time.time_ns()) / 1e9
+
+
+def run(context: Context, args: Parsed) -> int:
+    """Print the logs of a pod."""
+    selection = _Selection(args)
+    with lifecycle.find(context.data_dir, given_uuid(args, "logs")) as pod:
+        state = pod.state()
+        if state != "running" and not view.has_ended(state):
+            raise PodStateError(f'pod "{pod.uuid}" has not been started: it is {state}')
+        reader = _Reader(pod, args.all("app"), running=state == "running")
+        show = _Printer(prefixed=reader.several, timestamps=args.flag("timestamps"))
+        if args.flag("follow"):
+            _follow(pod, reader, selection, show)
+        else:
+            reader.look_for_more()
+            found = filter(selection.has, reader.blocks(final=state != "running"))
+            for block in found if selection.tail is None else logs.tail(found, selection.tail):
+                show(block)
+    return 0
+
+
+class _Reader:
+    """The logs of the apps that are asked for, as far as they exist."""
+
+    def __init__(self, pod: Pod, wanted: list[str], *, running: bool) -> None:
+        self._pod = pod
+        self._wanted = wanted
+        self._logs: dict[str, logs.AppLog] = {}
+        found = logs.apps(pod)
+        known = list(dict.fromkeys([*view.app_names(pod), *found]))
+        for name in wanted:
+            if name not in known:
+                raise NotFound(f'pod "{pod.uuid}": no app "{name}"',
+                               hint=f"its apps are: {', '.join(known)}")  # fmt: skip
+        if not found and not running:
+            raise NotFound(f'pod "{pod.uuid}": no logs were kept of it')
+        self.several = len(known) > 1 and len(wanted) != 1
+
+    def look_for_more(self, watch: Watch | None = None) -> None:
+        """Open the logs of apps that have come."""
+        for name in logs.apps(self._pod):
+            if name in self._logs or (self._wanted and name not in self._wanted):
+                continue
+            try:
+                self._logs[name] = logs.AppLog(self._pod, name)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            if watch:
+                watch.add(self._logs[name].fileno())
+
+    def blocks(self, *, final: bool) -> Iterator[Block]:
+        """Yield what was written since the last time."""
+        return logs.merged(list(self._logs.values()), final=final)
+
+
+def _follow(pod: Pod, reader: _Reader, selection: _Selection, show: _Printer) -> None:
+    from rkt.pod.follow import Watch
+
+    watch = Watch(pod)
+    first = selection.tail is not None
+    while True:
+        ended = watch.ended  # whatever is read from now on is all there is
+        reader.look_for_more(watch)
+        found = filter(selection.has, reader.blocks(final=ended))
+        for block in logs.tail(found, selection.tail or 0) if first else found:
+            show(block)
+        output.flush()
+        first = False
+        left = selection.left()
+        if ended or (left is not None and left <= 0):
+            return
+        watch.wait(left)
+
+
+class _Printer:
+    """Writes blocks as they are, or each line with something before it."""
+
+    def __init__(self, *, prefixed: bool, timestamps: bool) -> None:
+        self._prefixed = prefixed
+        self._timestamps = timestamps
+        self._stderr = False
+
+    def __call__(self, block: Block) -> None:
+        data = block.data
+        prefix = ""
+        if self._timestamps:
+            prefix = f"{_timestamp(block.time)} "
+        if self._prefixed:
+            prefix += f"{block.app}: "
+        if block.stream == logs.NOTE:
+            prefix += "rkt: "
+        if prefix:
+            start = prefix.encode()
+            lines = data.split(b"\n")
+            if not lines[-1]:
+                lines.pop()
+            data = b"".join(start + line + b"\n" for line in lines)
+        stderr = block.stream != logs.STDOUT
+        if stderr != self._stderr:
+            output.flush()  # so that both streams in one place keep their order
+            self._stderr = stderr
+        output.raw(data, stderr=stderr)
+
+
+def _timestamp(nanoseconds: int) -> str:
+    seconds, rest = divmod(nanoseconds, 10**9)
+    return time.strftime(f"%Y-%m-%dT%H:%M:%S.{rest:09d}Z", time.gmtime(seconds))
+
+
+def _count(text: str) -> int | None:
+    if text == "all":
+        return None
+    if not text.isdigit():
+        raise invalid("tail", text, 'must be a number or "all"')
+    return int(text)
+
+
+def _time(name: str, text: str, now: int) -> int | None:
+    """Read a TIME as nanoseconds since 1970."""
+    if not text:
+        return None
+    value = converted(name, text, lambda word: _instant(word, now))
+    assert isinstance(value, int)
+    return value
+
+
+def _instant(text: str, now: int) -> int:
+    try:
+        return now - int(duration.parse(text) * 1e9)
+    except ValueError:
+        pass
+    whole, dot, fraction = text.partition(".")
+    if whole.isdigit() and (fraction.isdigit() or not dot):
+        return int(whole) * 10**9 + int(fraction[:9].ljust(9, "0") or 0)
+    from datetime import datetime
+
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError("is neither a duration nor a time") from None
+    return int(moment.timestamp() * 10**6) * 1000

@@ -1,0 +1,232 @@
+"""Reading the logs that a pod's supervisor keeps (docs/devel/on-disk-format.md, "Logs").
+
+A log is a series of chunks; what is given here are blocks of whole lines, also where a line came in
+several chunks or goes on in the next file.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import struct
+from collections import deque
+
+from rkt.const import LOG_DIR, LOG_MAGIC
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from rkt.pod.lifecycle import Pod
+
+NOTE, STDOUT, STDERR = 0, 1, 2
+_RECORD = struct.Struct("<IHHQ")
+_MID_LINE, _GAP = 1, 2
+_LONGEST = 1 << 20  # of a chunk, and of a line that is held back until its end is there
+_READ = 4 << 20
+
+
+class Block:
+    """Lines of one stream of an app; only the last one of a stream that ended may lack its end.
+
+    `time` is when the first line began, `order` when the last one was written, both in ns.
+    """
+
+    __slots__ = ("app", "data", "order", "stream", "time")
+
+    def __init__(self, app: str, stream: int, time: int, order: int, data: bytes) -> None:
+        self.app = app
+        self.stream = stream
+        self.time = time
+        self.order = order
+        self.data = data
+
+
+class _Stream:
+    """A stream on its way from chunks to lines."""
+
+    __slots__ = ("carry", "known", "number", "time")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.carry = bytearray()
+        self.time = 0
+        self.known = False  # whether the beginning of the present line was seen
+
+
+class AppLog:
+    """The log of one app, from the oldest line that is left."""
+
+    __slots__ = ("_directory", "_fd", "_number", "_offset", "_order", "_spoilt", "_streams", "app")
+
+    def __init__(self, pod: Pod, app: str) -> None:
+        """Open it.  Raises FileNotFoundError if the app has no log."""
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._directory = os.open(f"{LOG_DIR}/{app}", flags, dir_fd=pod.fd)
+        self.app = app
+        self._fd = -1
+        self._number = 0
+        self._offset = 0
+        self._order = 0
+        self._spoilt = False
+        self._streams = [_Stream(number) for number in (NOTE, STDOUT, STDERR)]
+
+    def fileno(self) -> int:
+        """Give the descriptor of the directory."""
+        return self._directory
+
+    def close(self) -> None:
+        """Close all files."""
+        for fd in (self._fd, self._directory):
+            if fd >= 0:
+                os.close(fd)
+        self._fd = self._directory = -1
+
+    def blocks(self, *, final: bool) -> Iterator[Block]:
+        """Yield what has been added; `final`: nothing more comes, unfinished lines count."""
+        while True:
+            later = [number for number in self._numbers() if number > self._number]
+            if self._fd >= 0:
+                # When a later file was there before we read, this one was finished.
+                yield from self._read(complete=final or bool(later))
+            if not later:
+                break
+            self._open(later[0])
+        if final:
+            for stream in self._streams:
+                yield from self._rest(stream)
+
+    def _numbers(self) -> list[int]:
+        return sorted(int(name) for name in os.listdir(self._directory) if name.isdigit())
+
+    def _open(self, number: int) -> None:
+        try:
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+            fd = os.open(f"{number:08d}", flags, dir_fd=self._directory)
+        except FileNotFoundError:  # rotated away meanwhile
+            return
+        if self._fd >= 0:
+            os.close(self._fd)
+        if number != self._number + 1:
+            for stream in self._streams:
+                stream.carry, stream.known = bytearray(), False
+        self._fd, self._number, self._offset, self._spoilt = fd, number, 0, False
+
+    def _read(self, *, complete: bool) -> Iterator[Block]:
+        while not self._spoilt:
+            data = os.pread(self._fd, _READ, self._offset)
+            at = 0
+            if self._offset == 0 and len(data) >= len(LOG_MAGIC):
+                at = len(LOG_MAGIC)
+                if not data.startswith(LOG_MAGIC):
+                    yield from self._spoil()
+                    return
+            size = len(data)
+            while size - at >= _RECORD.size:
+                length, number, flags, time = _RECORD.unpack_from(data, at)
+                if not 0 < length <= _LONGEST or number > STDERR or not time:
+                    yield from self._spoil()
+                    return
+                begin = at + _RECORD.size
+                end = begin + length
+                if end > size:
+                    if complete and size < _READ:
+                        end = size  # its writer was killed in the middle
+                    else:
+                        break
+                at = end
+                self._order = time
+                yield from self._take(self._streams[number], flags, time, data[begin:end])
+            if at == 0:
+                return
+            self._offset += at
+
+    def _spoil(self) -> Iterator[Block]:
+        self._spoilt = True
+        for stream in self._streams:
+            yield from self._rest(stream)
+            stream.known = False
+        text = f"the log is damaged: the rest of file {self._number:08d} cannot be read\n"
+        yield Block(self.app, NOTE, self._order, self._order, text.encode())
+
+    def _take(self, stream: _Stream, flags: int, time: int, data: bytes) -> Iterator[Block]:
+        if flags & _GAP:
+            yield from self._rest(stream)
+            stream.known = False
+        if not flags & _MID_LINE:
+            yield from self._rest(stream)
+        elif not stream.known:  # the beginning of the line is lost, so the rest of it is no line
+            cut = data.find(b"\n") + 1
+            if cut == 0:
+                return
+            data = data[cut:]
+            if not data:
+                stream.known = True
+                return
+        stream.known = True
+        end = data.rfind(b"\n") + 1
+        if end and stream.carry:
+            first = data.find(b"\n") + 1
+            line, stream.carry = stream.carry, bytearray()
+            line += data[:first]
+            yield Block(self.app, stream.number, stream.time, time, bytes(line))
+            if first < end:
+                yield Block(self.app, stream.number, time, time, data[first:end])
+        elif end:
+            yield Block(self.app, stream.number, time, time, data[:end])
+        if end < len(data):
+            if not stream.carry:
+                stream.time = time
+            stream.carry += data[end:]
+            if len(stream.carry) > _LONGEST:
+                piece, stream.carry = stream.carry, bytearray()
+                yield Block(self.app, stream.number, stream.time, time, bytes(piece))
+
+    def _rest(self, stream: _Stream) -> Iterator[Block]:
+        """Yield a line that will not be finished."""
+        if stream.carry:
+            piece, stream.carry = stream.carry, bytearray()
+            yield Block(self.app, stream.number, stream.time, self._order, bytes(piece))
+
+
+def apps(pod: Pod) -> list[str]:
+    """Give the names of the apps that have a log."""
+    try:
+        fd = os.open(LOG_DIR, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=pod.fd)
+    except FileNotFoundError:
+        return []
+    try:
+        return sorted(os.listdir(fd))
+    finally:
+        os.close(fd)
+
+
+def merged(logs: Sequence[AppLog], *, final: bool) -> Iterator[Block]:
+    """Yield the blocks of several logs in the order of their times."""
+    if len(logs) == 1:
+        return logs[0].blocks(final=final)
+    return heapq.merge(*(log.blocks(final=final) for log in logs), key=lambda block: block.order)
+
+
+def tail(blocks: Iterable[Block], count: int) -> list[Block]:
+    """Give the last `count` lines."""
+    kept: deque[tuple[Block, int]] = deque()
+    total = 0
+    for block in blocks:
+        number = block.data.count(b"\n") + (not block.data.endswith(b"\n"))
+        kept.append((block, number))
+        total += number
+        while total - kept[0][1] >= count:
+            total -= kept.popleft()[1]
+            if not kept:
+                break
+    found = [block for block, _ in kept]
+    if found and total > count:
+        found[0].data = b"".join(_lines(found[0].data)[total - count :])
+    return found
+
+
+def _lines(data: bytes) -> list[bytes]:
+    lines = [line + b"\n" for line in data.split(b"\n")]
+    last = lines.pop()[:-1]
+    return [*lines, last] if last else lines
