@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import msgspec
 
 from rkt import log
 from rkt.errors import DiscoveryError, FetchError, describe, one_line
-from rkt.fetch.http import Unreachable
+from rkt.fetch.http import Unreachable, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -138,7 +137,7 @@ def _page(client: Client, path: str) -> str:
 
 
 def _check_url(client: Client, url: str) -> None:
-    scheme = urlsplit(url).scheme
+    scheme = split(url).scheme
     if scheme == "https" or (scheme == "http" and client.insecure.http):
         return
     hint = "allow plain http with --insecure-options=http" if scheme == "http" else None

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
+    from urllib.parse import SplitResult
 
     from urllib3 import BaseHTTPResponse, PoolManager
 
@@ -38,9 +39,17 @@ class Unreachable(FetchError):
     """No HTTP answer at all: name, connection or TLS failed; other paths of the host will too."""
 
 
+def split(url: str) -> SplitResult:
+    """Take a URL apart.  Raises FetchError if it is none."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        raise FetchError(f'"{url}": malformed URL') from None
+
+
 def shown(url: str) -> str:
-    """Give a URL for messages: without credentials."""
-    parts = urlsplit(url)
+    """Give a URL for messages: without credentials.  Raises FetchError if it is none."""
+    parts = split(url)
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit(parts._replace(netloc=host))
 
@@ -64,6 +73,10 @@ class Reply:
         err: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
         self._raw.close()
 
     @property
@@ -90,9 +103,10 @@ class Reply:
             try:
                 chunk = self._raw.read1(_CHUNK, decode_content=False)
             except (failures.HTTPError, OSError) as err:
-                if any(isinstance(one, failures.IncompleteRead) for one in _causes(err)):
-                    raise self._short(got) from err
-                raise FetchError(f'"{where}": {_reason(err, self._stall)}') from err
+                log.debug(f"{type(err).__name__}: {err}")
+                if any(type(one).__name__ == "IncompleteRead" for one in _causes(err)):
+                    raise self._short(got) from None
+                raise FetchError(f'"{where}": {_reason(err, self._stall)}') from None
             now = time.monotonic()
             got += len(chunk)
             in_window += len(chunk)
@@ -162,10 +176,13 @@ class Client:
             raw = self._request(where, {**(headers or {}), **((private or {}) if own else {})})
             target = raw.headers.get("Location") if raw.status in _REDIRECTS else None
             if target is None:
-                return Reply(raw, where, self._stall)
+                return _checked(Reply(raw, where, self._stall))
             raw.close()
-            target = urljoin(where, target)
-            if urlsplit(target).scheme not in ("https", "http"):
+            try:
+                target = urljoin(where, target)
+            except ValueError:
+                raise FetchError(f'"{shown(where)}": redirects to a malformed URL') from None
+            if split(target).scheme not in ("https", "http"):
                 raise FetchError(f'"{shown(where)}": redirects to "{shown(target)}"')
             if not self._allows(where, target):
                 raise FetchError(
@@ -246,9 +263,17 @@ class Client:
         return context
 
 
+def _checked(reply: Reply) -> Reply:
+    if reply.headers.get("Content-Length") is not None and reply.length is None:
+        reply.close()
+        raise FetchError(f'"{shown(reply.url)}": malformed Content-Length')
+    return reply
+
+
 def _reason(err: BaseException, stall: float) -> str:
     """Say in few words why a request failed: the innermost cause, not urllib3's wrapping of it."""
     import ssl
+    from http.client import BadStatusLine, HTTPException, RemoteDisconnected
 
     import urllib3.exceptions as failures
 
@@ -267,6 +292,18 @@ def _reason(err: BaseException, stall: float) -> str:
             return f"TLS failure: {one.reason or one}"
         if isinstance(one, OSError) and one.strerror:
             return one.strerror[:1].lower() + one.strerror[1:]
+        if isinstance(one, RemoteDisconnected):
+            return "the server hung up without an answer"
+        if isinstance(one, failures.InvalidHeader):
+            return f"malformed answer: {one}"
+        if isinstance(one, failures.InvalidChunkLength):
+            return "malformed answer: bad size of a chunk"
+        if isinstance(one, BadStatusLine):
+            return "the answer is not HTTP"
+        if isinstance(one, HTTPException):
+            return f"malformed answer: {one}"
+        if type(one) is ValueError:
+            return "malformed answer: a number was expected"
     texts = [str(one) for one in _causes(err)]
     return texts[-1] or type(err).__name__
 
