@@ -10,7 +10,7 @@ from rkt.linux import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 
 class Mount:
@@ -75,6 +75,23 @@ def mount_overlay(lower: str, upper: str, work: str, target: str, *, label: str 
         libc.mount("overlay", target, "overlay", 0, options)
     except OSError as err:
         raise KernelError("cannot mount the overlay", err, target) from err
+
+
+def mount_layers(layers: Sequence[str], target: str) -> None:
+    """Mount directories over each other, the uppermost first, read-only.  Raises KernelError.
+
+    The paths are relative, as for `mount_overlay`.
+    """
+    try:
+        options = f"lowerdir={':'.join(layers)}"
+        libc.mount("overlay", target, "overlay", libc.MS_RDONLY, options)
+    except OSError as err:
+        raise KernelError("cannot mount the overlay", err, target) from err
+
+
+def bind(source: str, target: str) -> None:
+    """Show a directory at another place too, without what is mounted below it."""
+    libc.mount(source, target, "", libc.MS_BIND)
 
 
 def detach_below(path: str) -> list[str]:
