@@ -51,7 +51,8 @@ def test_only_what_is_the_pods_is_removed() -> None:
         "*nat",
         "-D PREROUTING -m addrtype --dst-type LOCAL -j RKT-PFWD-DNAT-5bc080ca",
         (
-            r'-D POSTROUTING -s 172.16.28.4/32 -m comment --comment "name: \"default\" id: \"abc3\"" '
+            "-D POSTROUTING -s 172.16.28.4/32 -m comment --comment "
+            r'"name: \"default\" id: \"abc3\"" '
             "-j CNI-5d490d12aa71aa8a2e296273"
         ),
         "-F CNI-5d490d12aa71aa8a2e296273",
