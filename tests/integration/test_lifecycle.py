@@ -38,7 +38,7 @@ def test_list_in_the_seeds_form(rkt: RktContext) -> None:
     redis = AciBuilder("redis", exec=("/bin/sleep", "1000")).busybox().build(rkt.files)
     etcd = AciBuilder("coreos.com/etcd", exec=("/bin/sleep", "1000")).busybox().build(rkt.files)
     assert rkt.rkt("list").stdout.split() == [
-        "UUID", "APP", "ACI", "STATE", "NETWORKS", "CREATED", "STARTED",
+        "UUID", "APP", "ACI", "STATE", "NETWORKS", "CREATED", "STARTED", "NAME",
     ]  # fmt: skip
     process = rkt.spawn(OPEN, "run", redis.path, etcd.path)
     rkt.wait_for(lambda: "running" in rkt.rkt("list").stdout)

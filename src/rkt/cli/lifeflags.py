@@ -5,8 +5,6 @@ They travel to the pod's supervisor as annotations of the pod manifest.
 
 from __future__ import annotations
 
-import json
-
 from rkt import const
 from rkt.cli import duration
 from rkt.cli.flags import Flag, converted, invalid
@@ -109,6 +107,8 @@ def _size(text: str) -> str:
 
 
 def _command(text: str) -> str:
+    import json
+
     if not text.startswith("["):
         if not text.strip():
             raise invalid("health-cmd", text, "must not be empty")

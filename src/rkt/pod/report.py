@@ -54,6 +54,7 @@ class PodReport(msgspec.Struct, frozen=True, omit_defaults=True, rename={"uuid":
     apps: tuple[AppReport, ...] = ()
     created_at: int | None = None
     started_at: int | None = None
+    pod_name: str = ""
     user_annotations: dict[str, str] = {}
     user_labels: dict[str, str] = {}
 
@@ -77,6 +78,7 @@ def pod(of: Pod) -> PodReport:
         apps=tuple(app(of, one, manifest, state) for one in manifest.apps),
         created_at=None if created is None else created // 10**9,
         started_at=None if started is None else started // 10**9,
+        pod_name=of.name(),
         user_annotations=manifest.user_annotations,
         user_labels=manifest.user_labels,
     )  # fmt: skip

@@ -6,7 +6,7 @@ import time
 
 from rkt.cli import formats, output
 from rkt.cli.flags import Command, Flag
-from rkt.errors import NotFound, RktError, describe
+from rkt.errors import NotFound, RktError, describe, one_line
 from rkt.pod import lifecycle, view
 
 TYPE_CHECKING = False
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-_HEADERS = ("UUID", "APP", "ACI", "STATE", "NETWORKS", "CREATED", "STARTED")
+_HEADERS = ("UUID", "APP", "ACI", "STATE", "NETWORKS", "CREATED", "STARTED", "NAME")
 
 COMMAND = Command(
     "list",
@@ -80,8 +80,9 @@ def _rows(pod: Pod, problems: list[str], *, full: bool, now: int) -> list[tuple[
     rows: list[tuple[str, ...]] = [(
         pod.uuid if full else pod.uuid[:8], first, image, state, networks,
         _when(created, full=full, now=now), _when(started, full=full, now=now),
+        one_line(pod.name()),
     )]  # fmt: skip
-    rows += [("", app, view.image_name(pod, app), "", "", "", "") for app in apps[1:]]
+    rows += [("", app, view.image_name(pod, app), "", "", "", "", "") for app in apps[1:]]
     return rows
 
 

@@ -7,7 +7,7 @@ import signal
 from rkt.cli import duration, formats, output
 from rkt.cli.flags import FALSE, TRUE, Command, Flag
 from rkt.cli.uuids import UUID_FILE, given_uuid
-from rkt.errors import RktError, UsageError
+from rkt.errors import RktError, UsageError, one_line
 from rkt.linux import lock
 from rkt.pod import lifecycle, view
 
@@ -91,11 +91,13 @@ def _print(pod: Pod) -> None:
     state = pod.state()
     output.line(f"state={state}")
     running = state == "running"
+    apps: list[str] = []
     if running or view.has_ended(state):
         pid = pod.pid() if running else None
         output.line(f"pid={-1 if pid is None else pid}")
         output.line(f"exited={'false' if running else 'true'}")
-        for app, code in pod.exit_codes(view.app_names(pod)).items():
+        apps = view.app_names(pod)
+        for app, code in pod.exit_codes(apps).items():
             output.line(f"{app}={code}")
     created, started = pod.created(), pod.started()
     if created is not None:
@@ -104,3 +106,21 @@ def _print(pod: Pod) -> None:
         output.line(f"started={output.time_text(started)}")
     if running or view.has_ended(state):
         output.line(f"networks={view.networks(pod)}")
+        _print_reasons(pod, state, apps)
+    if pod.name():
+        output.line(f"name={one_line(pod.name())}")
+
+
+def _print_reasons(pod: Pod, state: str, apps: list[str]) -> None:
+    """Say why apps ended; of one that is to run again, how often it did and why the last time."""
+    from rkt.pod import reason
+
+    for app, found in reason.of_apps(pod, state, apps).items():
+        word = "last-reason" if found.again and state == "running" else "reason"
+        output.line(f"{app}-{word}={one_line(found.text)}")
+        if found.restarts:
+            output.line(f"{app}-restarts={found.restarts}")
+    for app in apps if state == "running" else ():
+        health = reason.health(pod, app)
+        if health:
+            output.line(f"{app}-health={health}")
