@@ -239,7 +239,7 @@ def _fill(pod: Pod, name: str, manifest: bytes, rendered: Tree) -> None:
 def _discard(pod: Pod, name: str) -> None:
     """Delete what there is of an app on disk; nothing is success."""
     stage1 = pod.read_text("stage1TreeStoreID")
-    found = [("appsinfo", name)]
+    found = [("appsinfo", name), (const.LOG_DIR, name)]
     if pod.exists("overlay-prepared"):
         for tree_id in os.listdir(f"{pod.path}/overlay"):
             if tree_id != stage1:  # whose upper directory has no apps but stage1's own files
