@@ -46,7 +46,7 @@ class Resource:
 
     `status` answers so instead of 200, `cut` ends the body after so many bytes, `stall` stops
     sending there and waits, `redirect` sends elsewhere, `authorization` is the header it wants to
-    see, `ranges` allows to continue, `etag` is sent and honoured.
+    see, else it answers with `challenge`, `ranges` allows to continue, `etag` is sent and honoured.
     `faults` is how many requests meet the fault (None: all of them).
     """
 
@@ -58,6 +58,7 @@ class Resource:
         self.stall: int | None = None
         self.redirect = ""
         self.authorization = ""
+        self.challenge = "Basic"
         self.ranges = False
         self.etag = ""
         self.headers: dict[str, str] = {}
@@ -206,7 +207,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         faulty = found.is_faulty()
         if found.authorization and self.headers.get("Authorization") != found.authorization:
-            self._head(401, {"WWW-Authenticate": "Basic"}, 0)
+            self._head(401, {"WWW-Authenticate": found.challenge}, 0)
         elif found.redirect and faulty:
             self._head(302, {"Location": found.redirect}, 0)
         elif found.status != 200 and faulty:

@@ -87,10 +87,10 @@ def host_platform() -> Platform:
 class DockerFetcher:
     """Fetches from registries into a store."""
 
-    def __init__(self, store: Store, options: Options) -> None:
+    def __init__(self, store: Store, options: Options, client: Client | None = None) -> None:
         self._store = store
         self._options = options
-        self._client = Client(options.insecure)
+        self._client = client or Client(options.insecure)
 
     def fetch(self, address: str, reference: Reference) -> ImageRecord:
         """Get the image that a reference stands for.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from contextlib import ExitStack
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
@@ -164,11 +165,14 @@ class _Crew:
         self._stopped = True
         for worker in self._workers:
             worker.close()
+        # A thread in a stalled download is left behind; it ends with the process.
+        deadline = time.monotonic() + _JOIN_SECONDS
         while self._threads:
             while not self._results.empty():
                 self._release(self._results.get())
-            thread = self._threads.pop()
-            thread.join(_JOIN_SECONDS)  # one in a stalled download ends with the process
+            self._threads[-1].join(0.02)
+            if not self._threads[-1].is_alive() or time.monotonic() > deadline:
+                self._threads.pop()
         while not self._results.empty():
             self._release(self._results.get())
         for result in self._done.values():
