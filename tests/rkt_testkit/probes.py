@@ -110,6 +110,12 @@ def _cni() -> str:
     return "" if any(os.path.exists(f"{place}/ptp") for place in places) else "no CNI plugins"
 
 
+def _dnsname() -> str:
+    places = ("/usr/lib/cni", "/usr/libexec/cni", "/opt/cni/bin")
+    found = any(os.path.exists(f"{place}/dnsname") for place in places)
+    return _program("dnsmasq")() if found else "no CNI plugin dnsname"
+
+
 def _rkt() -> str:
     if not os.access(rkt_binary(), os.X_OK):
         return f'"{rkt_binary()}" is missing (make env)'
@@ -138,6 +144,7 @@ PROBES: dict[str, Callable[[], str]] = {
     "openssl": _program("openssl"),
     "busybox": _busybox,
     "cni": _cni,
+    "dnsname": _dnsname,
     "iptables": _program("iptables", "iptables-save"),
     "apt": _program("apt-get", "dpkg-deb"),
     "rkt": _rkt,

@@ -88,13 +88,23 @@ class Caller:
             "CNI_COMMAND": command,
             "CNI_CONTAINERID": self.record.uuid,
             "CNI_NETNS": self.netns,
-            # Each plugin of a network gets all arguments, and refuses those of another otherwise.
-            "CNI_ARGS": f"IgnoreUnknown=1;{item.args}" if item.args else "",
+            "CNI_ARGS": self._args(item, able),
             "CNI_IFNAME": item.interface,
             "CNI_PATH": ":".join(self.record.path),
         }
         data = json.dumps(document).encode()
         return plugin.Child([self.program(config)], data, env, keep=(self.lock_fd,))
+
+    @staticmethod
+    def _args(item: Attachment, able: object) -> str:
+        """Give the arguments of the user, and the pod's name to a plugin that serves names."""
+        # Each plugin of a network gets all arguments, and refuses those of another otherwise.
+        words = ["IgnoreUnknown=1", item.args] if item.args else []
+        names = item.runtime.get("aliases")
+        if isinstance(able, dict) and able.get("aliases") is True and isinstance(names, dict):
+            first = next(iter(names.get(item.conf.name) or [""]))
+            words = [*(words or ["IgnoreUnknown=1"]), f"K8S_POD_NAME={first}"]
+        return ";".join(words)
 
 
 def _is_gone(err: PluginError) -> bool:
