@@ -144,17 +144,17 @@ class AppLog:
     def _spoil(self) -> Iterator[Block]:
         self._spoilt = True
         for stream in self._streams:
-            yield from self._rest(stream)
+            yield from self._rest(stream, end=b"\n")
             stream.known = False
         text = f"the log is damaged: the rest of file {self._number:08d} cannot be read\n"
         yield Block(self.app, NOTE, self._order, self._order, text.encode())
 
     def _take(self, stream: _Stream, flags: int, time: int, data: bytes) -> Iterator[Block]:
         if flags & _GAP:
-            yield from self._rest(stream)
+            yield from self._rest(stream, end=b"\n")
             stream.known = False
         if not flags & _MID_LINE:
-            yield from self._rest(stream)
+            yield from self._rest(stream, end=b"\n")
         elif not stream.known:  # the beginning of the line is lost, so the rest of it is no line
             cut = data.find(b"\n") + 1
             if cut == 0:
@@ -182,10 +182,10 @@ class AppLog:
                 piece, stream.carry = stream.carry, bytearray()
                 yield Block(self.app, stream.number, stream.time, time, bytes(piece))
 
-    def _rest(self, stream: _Stream) -> Iterator[Block]:
-        """Yield a line that will not be finished."""
+    def _rest(self, stream: _Stream, *, end: bytes = b"") -> Iterator[Block]:
+        """Yield a line that will not be finished; where others follow it gets an end."""
         if stream.carry:
-            piece, stream.carry = stream.carry, bytearray()
+            piece, stream.carry = stream.carry + end, bytearray()
             yield Block(self.app, stream.number, stream.time, self._order, bytes(piece))
 
 
