@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rkt.cli.flags import Parsed
     from rkt.config.auth import Credentials
     from rkt.config.insecure import InsecureOptions
+    from rkt.config.settings import Paths, Stage1
     from rkt.fetch.finder import Finder
     from rkt.keystore.keys import Keystore
     from rkt.store.images import Store
@@ -44,10 +45,15 @@ class Context:
         self.env = env
         self.lib_dir = lib_dir
         self.debug = parsed.flag("debug")
-        self.data_dir = self._directory(parsed.string("dir"))
         self.system_config = parsed.string("system-config")
         self.local_config = parsed.string("local-config")
         self.user_config = parsed.string("user-config")
+        self.layers = (self.system_config, self.local_config, self.user_config)
+        self._paths: Paths | None = None
+        given = parsed.string("dir")
+        if not parsed.given("dir"):
+            given = self._configured_paths("data") or given
+        self.data_dir = self._directory(given)
         self.trust_keys_from_https = parsed.flag("trust-keys-from-https")
         self.stage1_image = parsed.string("stage1-image")
         self._insecure_text = parsed.string("insecure-options")
@@ -61,6 +67,30 @@ class Context:
         if not path:
             raise UsageError('"" is not a valid directory')
         return os.path.realpath(path)
+
+    def _configured_paths(self, field: str) -> str:
+        """Give a configured directory; nothing is loaded where no layer configures any."""
+        if self._paths is None:
+            if not any(layer and os.path.lexists(f"{layer}/paths.d") for layer in self.layers):
+                return ""
+            from rkt.config import settings
+
+            self._paths = settings.paths(self.layers)
+        value: str = getattr(self._paths, field)
+        return value
+
+    @property
+    def stage1_images(self) -> str:
+        """The directory of the stage1 images that are trusted because of where they lie."""
+        return self._configured_paths("stage1_images") or f"{self.lib_dir}/stage1-images"
+
+    def stage1_settings(self) -> Stage1 | None:
+        """Give the configured default stage1 image, None if there is none."""
+        if not any(layer and os.path.lexists(f"{layer}/stage1.d") for layer in self.layers):
+            return None
+        from rkt.config import settings
+
+        return settings.stage1(self.layers)
 
     @property
     def insecure(self) -> InsecureOptions:
@@ -96,8 +126,7 @@ class Context:
         if self._credentials is None:
             from rkt.config.auth import Credentials
 
-            layers = (self.system_config, self.local_config, self.user_config)
-            self._credentials = Credentials(layers, self.env)
+            self._credentials = Credentials(self.layers, self.env)
         return self._credentials
 
     def finder(self, pull_policy: str) -> Finder:

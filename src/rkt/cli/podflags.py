@@ -205,7 +205,7 @@ def preparer(context: Context, args: Parsed, policy: str | None = None) -> Prepa
 
     return Preparer(
         context.store(), context.finder(policy or pull_policy(args)),
-        data_dir=context.data_dir, stage1_images=f"{context.lib_dir}/stage1-images",
+        data_dir=context.data_dir, stage1_images=context.stage1_images,
         stage1=_stage1(context, args),
     )  # fmt: skip
 
@@ -220,13 +220,35 @@ def _stage1(context: Context, args: Parsed) -> Choice:
         first, second = given[:2]
         raise UsageError(f"flags --stage1-{first} and --stage1-{second} are mutually exclusive")
     if not given:
-        return Choice()
+        return _configured_stage1(context)
     if given == ["image"]:
         return Choice("image", context.stage1_image)
     values = args.values[f"stage1-{given[0]}"]
     if len(values) > 1:
         raise UsageError(f"--stage1-{given[0]} already used")
     return Choice(given[0], values[0])
+
+
+def _configured_stage1(context: Context) -> Choice:
+    """Choose what the configuration names: a stored image, else a place (rkt-config 2.5)."""
+    from rkt.stage0.stage1image import Choice
+
+    configured = context.stage1_settings()
+    if configured is None:
+        return Choice()
+    if configured.name and not configured.version.endswith("-dirty"):
+        record = context.store().find(configured.name, {"version": configured.version})
+        if record is not None:
+            return Choice("hash", record.key)
+    location = configured.location
+    if not location:
+        return Choice()
+    if not location.startswith("/"):
+        return Choice("url", location)
+    directory, _, name = location.rpartition("/")
+    if os.path.realpath(directory) == os.path.realpath(context.stage1_images):
+        return Choice("from-dir", name)
+    return Choice("path", location)
 
 
 def networks(args: Parsed) -> str:

@@ -220,6 +220,30 @@ def _checked_login(file: ConfigFile, values: _Values) -> Login:
     return Login(values.user, values.password)
 
 
+def documents(layers: Sequence[str]) -> list[dict[str, object]]:
+    """Give the credentials of the layers as documents of one domain or registry each.
+
+    For `rkt config`: secrets are in clear.  Raises ConfigError.
+    """
+    found: dict[tuple[str, str], dict[str, object]] = {}
+    for layer in files.unique(layers):
+        seen: set[tuple[str, str]] = set()
+        for file in files.load(layer, "auth.d"):
+            is_docker = file.kind == "dockerAuth"
+            if is_docker:
+                _add_registries(file, {}, seen)
+            else:
+                _add_domains(file, {}, seen)
+            key = "registries" if is_docker else "domains"
+            raw = msgspec.json.decode(file.data)
+            for name in raw[key]:
+                document = {"rktVersion": file.version, "rktKind": file.kind, key: [name]}
+                if not is_docker:
+                    document["type"] = raw["type"]
+                found[key, name] = {**document, "credentials": raw["credentials"]}
+    return [found[key] for key in sorted(found)]
+
+
 # --- the files of docker and podman
 
 
