@@ -268,9 +268,12 @@ def _read_user_file(path: str) -> dict[str, _Entry]:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return {}
+    info = os.fstat(fd)
+    if not stat.S_ISREG(info.st_mode):
+        os.close(fd)
+        return {}
     with os.fdopen(fd, "rb") as file:
-        info = os.fstat(fd)
-        data = file.read(_MAX_FILE) if stat.S_ISREG(info.st_mode) else b""
+        data = file.read(_MAX_FILE)
     try:
         auths = codec.decode(data, _UserFile, f'"{path}"').auths or {}
     except SchemaError as err:

@@ -77,7 +77,7 @@ def decode(file: ConfigFile, kind: type[codec.T]) -> codec.T:
     try:
         return codec.decode(file.data, kind, file.kind)
     except SchemaError as err:
-        raise parse_failure(file, err.message) from None
+        raise parse_failure(file, err.message.removeprefix(f"{file.kind}: ")) from None
 
 
 def unique(layers: Sequence[str]) -> tuple[str, ...]:
@@ -99,10 +99,11 @@ def _read(path: str, *, is_secret: bool) -> bytes | None:
         if err.errno in (2, 40):  # ENOENT: gone meanwhile; ELOOP: a link
             return None
         raise _failure(f'cannot read "{path}": {err.strerror}') from err
+    info = os.fstat(fd)
+    if not stat.S_ISREG(info.st_mode):
+        os.close(fd)
+        return None
     with os.fdopen(fd, "rb") as file:
-        info = os.fstat(fd)
-        if not stat.S_ISREG(info.st_mode):
-            return None
         if is_secret:
             warn_if_open(path, info)
         data = file.read(_MAX_SIZE + 1)
