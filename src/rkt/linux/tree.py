@@ -17,6 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rkt.linux.userns import Range
+
 RESOLVE_NO_XDEV = 0x01
 _BELOW = libc.RESOLVE_BENEATH | libc.RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
@@ -25,6 +27,7 @@ _FICLONE = 0x40049409
 _FS_IOC_GETFLAGS = 0x80086601
 _FS_IOC_SETFLAGS = 0x40086602
 _FS_PROTECTED_FL = 0x10 | 0x20  # immutable, append only
+_NOBODY = 65534
 _COPY_CHUNK = 1 << 20
 _NO_CLONE = (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.ENOTTY, errno.EPERM)
 
@@ -254,6 +257,61 @@ def _copy_content(src: int, dst: int) -> None:
             set_directory(fd, info)
         finally:
             os.close(fd)
+
+
+def shift_owners(path: str, users: Range) -> None:
+    """Give everything in a tree to the users of a range: ID 0 to its first, and so on.
+
+    What belongs to an ID that the range has not goes to `nobody`.  Modes, times and capabilities of
+    files stay as they are.
+    """
+    root = os.open(path, _DIR | os.O_CLOEXEC)
+    seen: set[int] = set()
+    try:
+        info = os.fstat(root)
+        os.fchown(root, _shifted(info.st_uid, users), _shifted(info.st_gid, users))
+        for _, fd, entries in walk(root):
+            for entry in entries:
+                info = entry.stat(follow_symlinks=False)
+                if info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode):
+                    if info.st_ino in seen:
+                        continue
+                    seen.add(info.st_ino)
+                _shift_entry(fd, entry.name, info, users)
+    finally:
+        os.close(root)
+
+
+def _shift_entry(fd: int, name: str, info: os.stat_result, users: Range) -> None:
+    uid, gid = _shifted(info.st_uid, users), _shifted(info.st_gid, users)
+    if not stat.S_ISREG(info.st_mode):
+        os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False)
+        if stat.S_ISDIR(info.st_mode):
+            os.chmod(name, stat.S_IMODE(info.st_mode), dir_fd=fd)
+        return
+    file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=fd)
+    try:
+        try:
+            capability = os.getxattr(file, "security.capability")
+        except OSError:
+            capability = b""
+        os.fchown(file, uid, gid)  # clears set-id bits and capabilities
+        os.fchmod(file, stat.S_IMODE(info.st_mode))
+        if capability:
+            os.setxattr(file, "security.capability", _rooted(capability, users.shift))
+    finally:
+        os.close(file)
+
+
+def _shifted(number: int, users: Range) -> int:
+    return users.shift + (number if number < users.count else _NOBODY)
+
+
+def _rooted(capability: bytes, root: int) -> bytes:
+    """Make a file capability (version 2) count for one root of a namespace only (version 3)."""
+    if len(capability) != 20 or capability[3] != 2:
+        return capability
+    return capability[:3] + b"\x03" + capability[4:] + root.to_bytes(4, "little")
 
 
 def set_directory(fd: int, info: os.stat_result) -> None:

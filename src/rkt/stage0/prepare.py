@@ -17,6 +17,7 @@ from rkt.stage0.stage1image import supports_mutable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rkt.fetch.finder import Finder
+    from rkt.linux.userns import Range
     from rkt.pod.lifecycle import Pod
     from rkt.stage0.podmanifest import Image
     from rkt.stage0.request import PodRequest
@@ -59,8 +60,9 @@ class Preparer:
                 if request.name:
                     naming.claim(pod, request.name)
                 os.mkdir(f"{pod.path}/{const.LOG_DIR}", 0o700)
+                users = _private_users(pod, self._data_dir) if request.private_users else None
                 self._fill(pod, stage1, [app.name for app in manifest.apps], images,
-                           overlay=self._use_overlay(request))  # fmt: skip
+                           overlay=self._use_overlay(request), users=users)  # fmt: skip
                 atomic.write_file(f"{pod.path}/pod", codec.encode(manifest), mode=0o640,
                                   durable=False)  # fmt: skip
             except BaseException:
@@ -80,11 +82,15 @@ class Preparer:
         obstacle = mounts.overlay_obstacle(self._data_dir)
         if obstacle:
             log.info(f'disabling overlay support: "{obstacle}"')
+        elif request.private_users and not _can_shift(f"{self._data_dir}/cas/tree"):
+            log.info('disabling overlay support: "the kernel cannot shift the owners of a mount"')
+            return False
         return obstacle is None
 
     def _fill(
-        self, pod: Pod, stage1: ImageRecord, names: list[str], images: list[Image], *, overlay: bool
-    ) -> None:
+        self, pod: Pod, stage1: ImageRecord, names: list[str], images: list[Image], *,
+        overlay: bool, users: Range | None,
+    ) -> None:  # fmt: skip
         stage1_tree = render.render(self._store, stage1.key)
         os.makedirs(f"{pod.path}/stage1/rootfs", mode=0o755)
         _write(pod, "stage1/manifest", self._store.manifest_bytes(stage1.key))
@@ -103,9 +109,11 @@ class Preparer:
         os.mkdir(f"{pod.path}/sharedVolumes", 0o700)
         os.makedirs(f"{pod.path}/appsinfo", mode=0o755)
         for name, image in zip(names, images, strict=True):
-            self._fill_app(pod, name, image, upper=upper, overlay=overlay)
+            self._fill_app(pod, name, image, upper=upper, overlay=overlay, users=users)
 
-    def _fill_app(self, pod: Pod, name: str, image: Image, *, upper: str, overlay: bool) -> None:
+    def _fill_app(
+        self, pod: Pod, name: str, image: Image, *, upper: str, overlay: bool, users: Range | None
+    ) -> None:
         tree = render.render(self._store, image.record.key)
         os.mkdir(f"{pod.path}/appsinfo/{name}", 0o755)
         _write(pod, f"appsinfo/{name}/manifest", self._store.manifest_bytes(image.record.key))
@@ -115,16 +123,35 @@ class Preparer:
             os.makedirs(f"{pod.path}/overlay/{tree.id}", mode=0o700, exist_ok=True)
             os.makedirs(f"{pod.path}/overlay/{tree.id}/upper/{name}", mode=0o755)
             os.makedirs(f"{pod.path}/overlay/{tree.id}/work/{name}", mode=0o755)
-            _same_top(tree.rootfs, f"{pod.path}/overlay/{tree.id}/upper/{name}")
+            _same_top(tree.rootfs, f"{pod.path}/overlay/{tree.id}/upper/{name}", users)
             _write(pod, f"appsinfo/{name}/treeStoreID", f"{tree.id}\n".encode())
         else:
             render.copy_tree(tree.rootfs, rootfs)
+            if users is not None:
+                from rkt.linux.tree import shift_owners
+
+                shift_owners(rootfs, users)
 
 
-def _same_top(source: str, target: str) -> None:
+def _private_users(pod: Pod, data_dir: str) -> Range:
+    from rkt.stage0 import privateusers
+
+    return privateusers.assign(pod, data_dir)
+
+
+def _can_shift(path: str) -> bool:
+    from rkt.linux import userns
+
+    return userns.can_shift(path)
+
+
+def _same_top(source: str, target: str, users: Range | None) -> None:
     """Give an overlay's upper directory the mode and owner of the root that it covers."""
     found = os.stat(source)
-    os.chown(target, found.st_uid, found.st_gid)
+    uid, gid = found.st_uid, found.st_gid
+    if users is not None:
+        uid, gid = users.outside(uid), users.outside(gid)
+    os.chown(target, uid, gid)
     os.chmod(target, found.st_mode & 0o7777)
 
 

@@ -16,6 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from rkt.linux.userns import Range
     from rkt.pod.lifecycle import Pod
     from rkt.stage0.request import RunRequest
 
@@ -29,15 +30,16 @@ def run(pod: Pod, request: RunRequest) -> NoReturn:
     """
     assert pod.where == state.RUN
     stage1 = Stage1(pod)
+    users = _private_users(pod)
     os.chdir(pod.path)
     if pod.exists("overlay-prepared"):
         if stage1.private_mounts:
             mounts.leave_host_mounts()
-        _mount_roots(pod)
+        _mount_roots(pod, users)
     _record_boot()
     nameservice.write(request.dns)
     token = registration.register(pod, request)
-    argv = arguments(stage1, request, pod.uuid, token)
+    argv = arguments(stage1, request, pod.uuid, token, users)
     os.set_inheritable(pod.fd, True)
     environment = dict(os.environ)
     environment[const.LOCK_FD_ENV] = str(pod.fd)
@@ -56,13 +58,23 @@ def run(pod: Pod, request: RunRequest) -> NoReturn:
         raise KernelError("cannot execute the run program of stage1", err, argv[0]) from err
 
 
+def _private_users(pod: Pod) -> Range | None:
+    if not pod.exists("private-users-prepared"):
+        return None
+    from rkt.stage0 import privateusers
+
+    return privateusers.read(pod)
+
+
 def _record_boot() -> None:
     """Note which boot of the host the pod belongs to: a later one tells why it ended."""
     with open("/proc/sys/kernel/random/boot_id", "rb") as file:
         atomic.write_file(const.BOOT_ID, file.read(), durable=False)
 
 
-def arguments(stage1: Stage1, request: RunRequest, uuid: str, token: str = "") -> list[str]:
+def arguments(
+    stage1: Stage1, request: RunRequest, uuid: str, token: str = "", users: Range | None = None
+) -> list[str]:
     """Give the argv of the run entrypoint in the order of the contract."""
     program = f"{stage1.pod.path}/stage1/rootfs" + os.path.normpath(
         "/" + (stage1.manifest.annotation(const.STAGE1_PREFIX + "run") or "")
@@ -75,6 +87,8 @@ def arguments(stage1: Stage1, request: RunRequest, uuid: str, token: str = "") -
     argv.append(f"--net={request.net}")
     if request.interactive:
         argv.append("--interactive")
+    if users is not None:
+        argv.append(f"--private-users={users}")
     if token:
         argv.append(f"--mds-token={token}")
     if request.local_config:
@@ -106,14 +120,17 @@ def arguments(stage1: Stage1, request: RunRequest, uuid: str, token: str = "") -
     return argv
 
 
-def _mount_roots(pod: Pod) -> None:
+def _mount_roots(pod: Pod, users: Range | None) -> None:
     stage1_tree = _tree_of(pod, "stage1TreeStoreID")
     _mount(stage1_tree, "", "stage1/rootfs")
     for app in sorted(os.listdir("appsinfo")):
         tree = _tree_of(pod, f"appsinfo/{app}/treeStoreID")
         target = f"{STAGE2}/{app}/rootfs"
         os.makedirs(target, exist_ok=True)
-        _mount(tree, f"/{app}", target)
+        if users is None:
+            _mount(tree, f"/{app}", target)
+        else:
+            _mount_shifted(tree, app, target, users)
 
 
 def _tree_of(pod: Pod, name: str) -> str:
@@ -130,3 +147,24 @@ def _mount(tree: str, app: str, target: str) -> None:
         raise RktError(f'tree "{tree}" is not in the store',
                        hint="fetch the image again, then prepare the pod again")  # fmt: skip
     mounts.mount_overlay(lower, upper, work, target)
+
+
+def _mount_shifted(tree: str, app: str, target: str, users: Range) -> None:
+    """Mount the root of an app so that its files belong to the pod's users."""
+    from rkt.linux import libc, userns
+
+    lower = f"overlay/{tree}/lower"
+    try:
+        os.mkdir(lower, 0o700)
+    except FileExistsError:
+        pass
+    space = userns.namespace(users)
+    try:
+        userns.bind(f"../../../cas/tree/{tree}/rootfs", lower, space)
+        base = f"overlay/{tree}"
+        mounts.mount_overlay(lower, f"{base}/upper/{app}", f"{base}/work/{app}", target)
+        libc.umount(lower, libc.MNT_DETACH)
+    except OSError as err:
+        raise KernelError("cannot shift the owners of a mount", err, target) from err
+    finally:
+        os.close(space)

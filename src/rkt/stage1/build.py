@@ -31,7 +31,7 @@ ENTRYPOINTS = {
 _LIB = "usr/lib/rkt"
 _MODULES = ("__init__", "errors", "const", "log")
 _PACKAGES = {
-    "linux": ("__init__", "atomic", "libc", "lock", "mounts", "proc"),
+    "linux": ("__init__", "atomic", "libc", "lock", "mounts", "proc", "userns"),
     "network": (),
     "stage1": (),
 }

@@ -83,7 +83,8 @@ class Health:
         process = {**self._app.process, "terminal": False, "args": self._plan.command}
         process.pop("consoleSize", None)
         out_r, out_w = os.pipe()
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        self._app.plan.give(out_w)
+        null = os.open(self._app.plan.null, os.O_RDWR | os.O_CLOEXEC)
         try:
             with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
                 json.dump(process, file)

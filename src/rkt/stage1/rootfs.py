@@ -13,6 +13,10 @@ import stat
 from rkt.errors import KernelError, RktError
 from rkt.linux import libc
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rkt.linux.userns import Range
+
 _FILE_LIMIT = 4 << 20  # of etc/passwd and etc/group
 _HEAD = 4096
 _RESOLVE = libc.RESOLVE_IN_ROOT | libc.RESOLVE_NO_MAGICLINKS
@@ -21,10 +25,11 @@ _RESOLVE = libc.RESOLVE_IN_ROOT | libc.RESOLVE_NO_MAGICLINKS
 class Root:
     """An app's root directory, held open."""
 
-    __slots__ = ("fd", "path")
+    __slots__ = ("fd", "path", "users")
 
-    def __init__(self, path: str, *, follow: bool = False) -> None:
+    def __init__(self, path: str, *, follow: bool = False, users: Range | None = None) -> None:
         self.path = path
+        self.users = users  # whom its files belong to, if not to the host's own users
         flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
         try:
             self.fd = os.open(path, flags)
@@ -90,10 +95,17 @@ class Root:
         try:
             os.mkdir(name, mode, dir_fd=fd)
             os.chmod(name, mode, dir_fd=fd)
+            self._own(name, fd)
         except FileExistsError:
             pass
         finally:
             os.close(fd)
+
+    def _own(self, name: str, dir_fd: int) -> None:
+        """Give what was just made to the root of the app."""
+        if self.users is not None:
+            owner = self.users.shift
+            os.chown(name, owner, owner, dir_fd=dir_fd, follow_symlinks=False)
 
     def make_real_dir(self, name: str) -> None:
         """Put a directory where the image has a link or a file of that name in its root.
@@ -111,6 +123,7 @@ class Root:
                 info = None
             if info is None:
                 os.mkdir(name, 0o755, dir_fd=fd)
+                self._own(name, fd)
         finally:
             os.close(fd)
 
@@ -122,6 +135,7 @@ class Root:
             return
         try:
             os.symlink("../proc/self/mounts", "mtab", dir_fd=fd)
+            self._own("mtab", fd)
         except OSError as err:
             if err.errno not in (errno.EEXIST, errno.EROFS):
                 raise

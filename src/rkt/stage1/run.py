@@ -16,7 +16,7 @@ from rkt.const import (
     STAGE2_PREFIX,
 )
 from rkt.errors import EXIT_FAILURE, KernelError, RktError, describe
-from rkt.linux import atomic, libc
+from rkt.linux import atomic, libc, proc
 from rkt.stage1 import (
     apprun,
     capabilities,
@@ -44,6 +44,7 @@ from rkt.stage1 import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from rkt.linux.userns import Range
     from rkt.network.setup import PodNetwork
     from rkt.stage1.iomux import Streams
     from rkt.stage1.mutable import Operations
@@ -61,7 +62,6 @@ def _main(argv: list[str]) -> int:
     options = contract.parse_run(argv[1:])
     log.configure(debug=options.debug)
     _keep_lock()
-    _refuse(options)
     pod = Pod(options, os.getcwd())
     try:
         pod.set_up()
@@ -98,11 +98,6 @@ def _take_ready_fd() -> int:
     return int(value)
 
 
-def _refuse(options: contract.RunOptions) -> None:
-    if options.private_users:
-        raise RktError("stage1-oci does not support --private-users")
-
-
 class Pod:
     """A pod on its way up, and down again from wherever it got."""
 
@@ -113,6 +108,7 @@ class Pod:
         self.manifest = manifest.load(pod_dir, empty=options.mutable)
         self.hostname = options.hostname or f"rkt-{options.uuid}"
         self.terminal = ""
+        self.users = private_users(options.private_users)
         self.ready = _take_ready_fd()
         self.policy = policy.pod(self.manifest)
         self.supervisor: supervisor.Supervisor | None = None
@@ -143,7 +139,11 @@ class Pod:
         wake = signals.catch(resize=bool(self.terminal))
         self._directories()
         self._shared_memory()
-        self.init = sandbox.start(self.rootfs, self.hostname, self._flags())
+        if self.users is not None:
+            from rkt.stage1 import private
+
+            private.prepare(self.users, self._shm)
+        self.init = sandbox.start(self.rootfs, self.hostname, self._flags(), self.users)
         if self.network is not None:
             from rkt.stage1 import podnet
 
@@ -166,7 +166,7 @@ class Pod:
         if self.supervisor is None:
             raise RktError("the pod is not set up")
         prefixed = len(self.manifest.apps) > 1
-        stdin = 0 if self.options.interactive and not self.terminal else -1
+        stdin = _stdin() if self.options.interactive and not self.terminal else -1
         if self.network is not None and self.options.mds_token:
             self.network.finish()  # the apps' environment says where the service is
         plans = [self.plan_of(app) for app in self.manifest.apps]
@@ -301,6 +301,10 @@ class Pod:
 
     @property
     def _shm(self) -> str:
+        if self.users is not None and self.init is not None:
+            from rkt.stage1.private import DIRECTORY
+
+            return f"{DIRECTORY}/shm"
         return f"{self.rootfs}/{_SHM}"
 
     def _init_pid(self) -> int:
@@ -385,7 +389,7 @@ class Pod:
     def _plan(self, app: manifest.App) -> spec.AppPlan:
         options = self.options
         plan = spec.AppPlan(app.name, f"{self.rootfs}/opt/stage2/{app.name}/rootfs")
-        root = rootfs.Root(plan.root)
+        root = rootfs.Root(plan.root, users=self.users)
         try:
             plan.uid, plan.gid = users.resolve(root, app)
             plan.groups = app.supplementary_gids
@@ -416,6 +420,10 @@ class Pod:
         plan.read_only_root = app.read_only_root
         plan.terminal = bool(self._terminal_of(app))
         plan.cgroup = f"{self.layout.pod_path(options.uuid)}/{app.name}" if self.layout else ""
+        if self.users is not None:
+            from rkt.stage1 import private
+
+            private.adopt(self.users, plan)
         path = f"{self.rootfs}/rkt/env/{app.name}"
         atomic.write_file(path, environment.as_file(env), durable=False)
         return plan
@@ -477,6 +485,35 @@ def _chooses_streams(app: manifest.App) -> bool:
     return any(
         f"{STAGE2_PREFIX}{name}" in app.annotations for name in ("stdin", "stdout", "stderr")
     )
+
+
+def _stdin() -> int:
+    """Give the caller's standard input to hand to an app.
+
+    The runtimes change the owner of a stream to the app's user.  That must not happen to a file or
+    a device of the caller's: its content goes through a pipe.
+    """
+    mode = os.fstat(0).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode) and not stat.S_ISCHR(mode):
+        return 0
+    program = proc.find_program("cat")
+    if program is None or os.isatty(0):
+        return 0
+    read, write = os.pipe()
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    proc.spawn([program], env=proc.BASE_ENV, stdio=(0, write, null), new_session=True)
+    os.close(write)
+    os.close(null)
+    return read
+
+
+def private_users(text: str) -> Range | None:
+    """Read the range of a pod with a user namespace of its own."""
+    if not text:
+        return None
+    from rkt.linux.userns import Range
+
+    return Range.parse(text)
 
 
 def _is_volume(bind: volumes.Bind) -> bool:

@@ -14,9 +14,14 @@ import signal
 from rkt.errors import KernelError, RktError
 from rkt.linux import libc
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rkt.linux.userns import Range
+
 INIT = "/usr/bin/catatonit"
 UID = 0x7FFFFF99  # in no range that useradd, containers or systemd hand out
 _READY = b"r"
+_UNMAPPED = b"u"
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP_RUNNING = 0x41
 _WORD = 4096
@@ -53,8 +58,13 @@ class Sandbox:
             raise RktError(f"cannot make the pod's namespaces: {text.decode('utf-8', 'replace')}")
 
 
-def start(rootfs: str, hostname: str, flags: int) -> Sandbox:
-    """Make the namespaces in `flags` and start the pod's first process in them."""
+def start(rootfs: str, hostname: str, flags: int, users: Range | None = None) -> Sandbox:
+    """Make the namespaces in `flags` and start the pod's first process in them.
+
+    With `users` they belong to a user namespace with those IDs, which is made first.
+    """
+    if users is not None:
+        return _start_private(rootfs, hostname, flags, users)
     ready_r, ready_w = os.pipe()
     release_r, release_w = os.pipe()
     own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
@@ -75,18 +85,115 @@ def start(rootfs: str, hostname: str, flags: int) -> Sandbox:
     return Sandbox(pid, ready_r, release_w)
 
 
+def _start_private(rootfs: str, hostname: str, flags: int, users: Range) -> Sandbox:
+    """Do the same in two steps: the PID namespace must be made from within the user namespace.
+
+    The process that makes them ends, and the first process becomes ours, a subreaper's; only then
+    may it ask for the death signal, which would come at the end of the other one too.
+    """
+    from rkt.linux import userns
+
+    ready_r, ready_w = os.pipe()
+    release_r, release_w = os.pipe()
+    sandbox = Sandbox(0, ready_r, release_w)
+    pid = os.fork()
+    if pid == 0:
+        os.close(ready_r)
+        os.close(release_w)
+        _maker(rootfs, hostname, flags, ready_w, release_r)
+    os.close(ready_w)
+    os.close(release_r)
+    try:
+        text = os.read(ready_r, _WORD)
+        if text == _UNMAPPED:
+            # The first process has an ID beside the pod's: no app can be given it by mistake.
+            userns.write_maps(pid, f"0 {users.shift} {users.count}\n{UID} {UID} 1\n")
+            os.write(release_w, b"m")
+            text = os.read(ready_r, _WORD)
+        os.waitpid(pid, 0)
+        number, _, failed = text.partition(b"\n")
+        if failed or not number.isdigit():
+            raise RktError(f"cannot make the pod's namespaces: {text.decode('utf-8', 'replace')}")
+        sandbox.pid = int(number)
+        os.write(release_w, b"a")
+    except OSError as err:
+        raise KernelError("cannot make the pod's user namespace", err) from err
+    return sandbox
+
+
+def _maker(rootfs: str, hostname: str, flags: int, ready: int, release: int) -> None:
+    step = "start"
+    try:
+        _reset_signals()
+        os.setsid()
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        step = "enter the stage1 root file system"
+        libc.unshare(libc.CLONE_NEWNS)
+        _enter_root(rootfs)
+        step = "make a user namespace"
+        libc.unshare(libc.CLONE_NEWUSER)
+        os.write(ready, _UNMAPPED)
+        if not os.read(release, 1):
+            os._exit(0)
+        step = "unshare"
+        os.setgroups([])
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+        libc.unshare(flags | libc.CLONE_NEWPID)
+        pid = os.fork()
+        if pid:
+            os.write(ready, b"%d\n" % pid)
+            os._exit(0)
+        if not os.read(release, 1):  # the maker is gone and buried
+            os._exit(0)
+        if flags & libc.CLONE_NEWUTS:
+            step = f'set hostname "{hostname}"'
+            libc.sethostname(hostname)
+        if flags & libc.CLONE_NEWNET:
+            step = "bring up the loopback interface"
+            _loopback_up()
+        step = "drop privileges"
+        libc.drop_bounding_capabilities()
+        _become_init(null, ready, release)
+    except BaseException as err:  # noqa: BLE001 - a forked child: its only way out is the pipe
+        _tell(ready, step, err)
+    finally:
+        os._exit(1)
+
+
+def _become_init(null: int, ready: int, release: int) -> None:
+    """Give up what is left of root, arm the death signal, and become the first process."""
+    os.setgroups([])
+    os.setresgid(UID, UID, UID)
+    os.setresuid(UID, UID, UID)
+    libc.clear_capabilities()
+    libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.write(ready, _READY)
+    if os.read(release, 1):
+        for target in (0, 1, 2):
+            os.dup2(null, target)
+        try:
+            os.execve(INIT, ["rkt-init", "-P"], {})
+        except OSError as err:
+            _tell(ready, f'execute "{INIT}"', err)
+    os._exit(0)
+
+
+def _tell(ready: int, step: str, err: BaseException) -> None:
+    reason = err.strerror if isinstance(err, OSError) and err.strerror else str(err)
+    os.write(ready, f"{step}: {reason}".encode("utf-8", "replace")[:_WORD])
+
+
+def _reset_signals() -> None:
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def _child(rootfs: str, hostname: str, flags: int, ready: int, release: int) -> None:
     step = "start"
     try:
-        signal.set_wakeup_fd(-1)
-        for number in (
-            signal.SIGINT,
-            signal.SIGTERM,
-            signal.SIGHUP,
-            signal.SIGQUIT,
-            signal.SIGCHLD,
-        ):
-            signal.signal(number, signal.SIG_DFL)
+        _reset_signals()
         os.setsid()  # a terminal's Ctrl-C is for the supervisor
         step = "unshare"
         libc.unshare(flags | libc.CLONE_NEWNS)
@@ -102,21 +209,9 @@ def _child(rootfs: str, hostname: str, flags: int, ready: int, release: int) -> 
         step = "enter the stage1 root file system"
         _enter_root(rootfs)
         step = "drop privileges"
-        os.setgroups([])
-        os.setresgid(UID, UID, UID)
-        os.setresuid(UID, UID, UID)
-        libc.clear_capabilities()
-        libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
-        os.write(ready, _READY)
-        if os.read(release, 1):
-            step = f'execute "{INIT}"'
-            for target in (0, 1, 2):
-                os.dup2(null, target)
-            os.execve(INIT, ["rkt-init", "-P"], {})
-        os._exit(0)
+        _become_init(null, ready, release)
     except BaseException as err:  # noqa: BLE001 - a forked child: its only way out is the pipe
-        reason = err.strerror if isinstance(err, OSError) and err.strerror else str(err)
-        os.write(ready, f"{step}: {reason}".encode("utf-8", "replace")[:_WORD])
+        _tell(ready, step, err)
     finally:
         os._exit(1)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from rkt.linux.userns import Range
     from rkt.stage1.policy import HealthPlan
     from rkt.stage1.volumes import Bind
 
@@ -31,9 +34,9 @@ class AppPlan:
 
     __slots__ = (
         "args", "binds", "capabilities", "cgroup", "console_size", "cwd", "env", "gid", "groups",
-        "handlers", "health", "name", "no_new_privileges", "oom_score_adj", "read_only_root",
-        "resources", "root", "seccomp", "selinux_label", "selinux_mount_label", "sysctl",
-        "terminal", "uid", "unprotected_paths",
+        "handlers", "health", "name", "no_new_privileges", "null", "oom_score_adj",
+        "read_only_root", "resources", "root", "seccomp", "selinux_label", "selinux_mount_label",
+        "sysctl", "terminal", "uid", "unprotected_paths", "users",
     )  # fmt: skip
 
     def __init__(self, name: str, root: str) -> None:
@@ -60,7 +63,15 @@ class AppPlan:
         self.selinux_label = ""
         self.selinux_mount_label = ""
         self.cgroup = ""
+        self.users: Range | None = None
+        self.null = "/dev/null"  # what an app gets instead of a stream: runtimes change its owner
         self.binds: list[Bind] = []
+
+    def give(self, *fds: int) -> None:
+        """Give pipes to the app's user: in a user namespace nobody else may open them anew."""
+        if self.users is not None:
+            for fd in fds:
+                os.fchown(fd, self.users.shift + self.uid, self.users.shift + self.gid)
 
 
 def build(plan: AppPlan, *, init_pid: int, joined: set[str], shm: str) -> dict[str, object]:
@@ -71,6 +82,8 @@ def build(plan: AppPlan, *, init_pid: int, joined: set[str], shm: str) -> dict[s
         if kind in joined
     ]
     spaces += [{"type": "mount"}, {"type": "cgroup"}]
+    if plan.users is not None:
+        spaces.append({"type": "user", "path": f"/proc/{init_pid}/ns/user"})
     linux: dict[str, object] = {
         "namespaces": spaces,
         "cgroupsPath": plan.cgroup,
@@ -79,6 +92,9 @@ def build(plan: AppPlan, *, init_pid: int, joined: set[str], shm: str) -> dict[s
         "maskedPaths": [] if plan.unprotected_paths else _uncovered(MASKED_PATHS, plan.binds),
         "readonlyPaths": [] if plan.unprotected_paths else _uncovered(READ_ONLY_PATHS, plan.binds),
     }
+    if plan.users is not None:
+        ids = [{"containerID": 0, "hostID": plan.users.shift, "size": plan.users.count}]
+        linux["uidMappings"] = linux["gidMappings"] = ids
     if plan.seccomp is not None:
         linux["seccomp"] = plan.seccomp
     if plan.sysctl:
@@ -89,7 +105,7 @@ def build(plan: AppPlan, *, init_pid: int, joined: set[str], shm: str) -> dict[s
         "ociVersion": "1.0.2",
         "process": process(plan),
         "root": {"path": plan.root, "readonly": plan.read_only_root},
-        "mounts": _mounts(plan, shm),
+        "mounts": _mounts(plan, shm, joined),
         "linux": linux,
     }
 
@@ -131,7 +147,7 @@ def handler(config: dict[str, object], plan: AppPlan, args: list[str]) -> dict[s
     return {**config, "process": changed}
 
 
-def _mounts(plan: AppPlan, shm: str) -> list[dict[str, object]]:
+def _mounts(plan: AppPlan, shm: str, joined: set[str]) -> list[dict[str, object]]:
     taken = {bind.target for bind in plan.binds}
     system: list[dict[str, object]] = [
         _mount("/proc", "proc", "proc", list(_SAFE)),
@@ -141,6 +157,8 @@ def _mounts(plan: AppPlan, shm: str) -> list[dict[str, object]]:
         _mount("/dev/mqueue", "mqueue", "mqueue", list(_SAFE)),
         _mount("/sys", "sysfs", "sysfs", [*_SAFE, "rw" if plan.unprotected_paths else "ro"]),
     ]
+    if plan.users is not None:
+        system = _within_users(system, plan, joined)
     result = [mount for mount in system if mount["destination"] not in taken]
     for bind in plan.binds:
         options = ["rbind" if bind.recursive else "bind", "rslave" if bind.recursive else "slave"]
@@ -148,6 +166,28 @@ def _mounts(plan: AppPlan, shm: str) -> list[dict[str, object]]:
             options += ["ro", "rro"] if bind.recursive else ["ro"]
         result.append(_mount(bind.target, "bind", bind.source, options))
     return result
+
+
+def _within_users(
+    system: list[dict[str, object]], plan: AppPlan, joined: set[str]
+) -> list[dict[str, object]]:
+    """Replace what may not be mounted in a user namespace by binds of what the host has.
+
+    The kernel wants the namespace that sysfs or mqueue show to belong to the user namespace.
+    """
+    access = "rw" if plan.unprotected_paths else "ro"
+    binds = {
+        "/dev/mqueue": [] if "ipc" in joined else ["rbind", *_SAFE],
+        "/sys": [] if "network" in joined else ["rbind", "rslave", *_SAFE, access],
+    }
+    changed = []
+    for mount in system:
+        target = str(mount["destination"])
+        options = binds.get(target)
+        changed.append(_mount(target, "bind", target, options) if options else mount)
+    if not plan.terminal and not any(b.target in ("/dev", "/dev/console") for b in plan.binds):
+        changed.append(_mount("/dev/console", "bind", "/dev/null", ["bind"]))
+    return changed
 
 
 def _mount(target: str, kind: str, source: str, options: list[str]) -> dict[str, object]:
@@ -171,7 +211,11 @@ def _device_rules(plan: AppPlan) -> list[dict[str, object]]:
 def _devices(plan: AppPlan) -> list[dict[str, object]]:
     # appc wants a /dev/console.  With a terminal the runtime binds it; without one it swallows
     # what is written (never the host's console).
-    if plan.terminal or any(bind.target in ("/dev", "/dev/console") for bind in plan.binds):
+    if (
+        plan.terminal
+        or plan.users is not None
+        or any(bind.target in ("/dev", "/dev/console") for bind in plan.binds)
+    ):
         return []
     return [
         {"path": "/dev/console", "type": "c", "major": 1, "minor": 3, "fileMode": 0o620,

@@ -235,7 +235,7 @@ class Supervisor:
             config = spec.handler(app.config, app.plan, app.plan.handlers[step])
         files.remove_tree(app.bundle)
         runtime.write_bundle(app.bundle, config)
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        null = os.open(app.plan.null, os.O_RDWR | os.O_CLOEXEC)
         try:
             if step == "main" and app.plan.terminal:
                 self._spawn_with_terminal(app, null)
@@ -252,6 +252,7 @@ class Supervisor:
         io = app.io if app.step == "main" else None
         out_r, out_w = os.pipe()
         err_r, err_w = os.pipe()
+        app.plan.give(out_w, err_w)
         own = io.stdin() if io else -1
         stdin = own if own >= 0 else self._stdin if self._stdin >= 0 else null
         stdout, stderr = (null if io and io.drops(1) else out_w,

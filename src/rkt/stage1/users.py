@@ -45,7 +45,11 @@ def _resolve(root: Root, name: str, kind: str) -> int:
         except OSError as err:
             reason = (err.strerror or "cannot be read").lower()
             raise RktError(f'failed to configure {kind} "{name}": {reason}') from None
-        return info.st_uid if kind == "user" else info.st_gid
+        number = info.st_uid if kind == "user" else info.st_gid
+        number = root.users.inside(number) if root.users is not None else number
+        if number < 0:
+            raise RktError(f'failed to configure {kind} "{name}": its owner is not of the pod')
+        return number
     path = "etc/passwd" if kind == "user" else "etc/group"
     try:
         data = root.read(path)

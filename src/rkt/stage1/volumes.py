@@ -10,6 +10,7 @@ from rkt.errors import KernelError, NotFound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from rkt.linux.userns import Range
     from rkt.stage1.manifest import App, MountPoint, Pod, Volume
     from rkt.stage1.rootfs import Root
 
@@ -50,25 +51,30 @@ def resolve(app: App, pod: Pod, pod_dir: str, root: Root) -> list[Bind]:
             raise NotFound(f'could not find volume "{mount.volume_name}"')
         target = clean(mount.path)
         if target not in binds:
-            binds[target] = _bind(volume, target, points.get(volume.name), pod_dir)
+            binds[target] = _bind(volume, target, points.get(volume.name), pod_dir, root.users)
     for point in app.mount_points:
         target = clean(point.path)
         if target in binds:
             continue
         volume = pod.volumes.get(point.name)
         if volume is not None:
-            binds[target] = _bind(volume, target, point, pod_dir)
+            binds[target] = _bind(volume, target, point, pod_dir, root.users)
         else:
             binds[target] = _implicit(app, point, target, pod_dir, root)
     return sorted(binds.values(), key=lambda bind: bind.target.rstrip("/").count("/"))
 
 
-def _bind(volume: Volume, target: str, point: MountPoint | None, pod_dir: str) -> Bind:
+def _bind(
+    volume: Volume, target: str, point: MountPoint | None, pod_dir: str, users: Range | None
+) -> Bind:
     read_only = volume.read_only
     if read_only is None:
         read_only = point.read_only if point else False
     if volume.kind == "empty":
-        source = _empty(pod_dir, volume.name, volume.mode, volume.uid, volume.gid)
+        uid, gid = volume.uid, volume.gid
+        if users is not None:
+            uid, gid = users.outside(uid, "user"), users.outside(gid, "group")
+        source = _empty(pod_dir, volume.name, volume.mode, uid, gid)
         return Bind(source, target, read_only=read_only)
     bind = Bind(volume.source, target, read_only=read_only, recursive=volume.recursive is not False)
     try:
@@ -107,7 +113,8 @@ def _implicit(app: App, point: MountPoint, target: str, pod_dir: str, root: Root
         f'no volume specified for mount point "{point.name}", implicitly creating an "empty"'
         " volume. This volume will be removed when the pod is garbage-collected."
     )
-    source = _empty(pod_dir, f"{app.name}-{point.name}", 0o755, 0, 0)
+    owner = root.users.shift if root.users is not None else 0
+    source = _empty(pod_dir, f"{app.name}-{point.name}", 0o755, owner, owner)
     if _DOCKER in app.image_annotations:
         _copy_content(root, target, source, point.name)
     return Bind(source, target, read_only=point.read_only)
