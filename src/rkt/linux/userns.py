@@ -31,10 +31,6 @@ class Range:
     def __str__(self) -> str:
         return f"{self.shift}:{self.count}"
 
-    def overlaps(self, other: Range) -> bool:
-        """Say whether an ID is in both."""
-        return self.shift < other.shift + other.count and other.shift < self.shift + self.count
-
     def outside(self, number: int, what: str = "ID") -> int:
         """Give what an ID of the pod is on the host.  Raises RktError for one that is not in it."""
         if not 0 <= number < self.count:

@@ -41,15 +41,20 @@ def assign(pod: Pod, data_dir: str) -> Range:
 
 def choose(taken: list[Range]) -> Range:
     """Choose a range at random that overlaps none of those."""
+    used = {
+        number
+        for other in taken
+        for number in range(
+            other.shift >> 16, min((other.shift + other.count - 1) >> 16, _LAST) + 1
+        )
+    }
     for _ in range(_TRIES):
         number = int.from_bytes(os.urandom(2), "little") & _LAST
-        users = Range(number << 16)
-        if number and not any(users.overlaps(other) for other in taken):
-            return users
+        if number and number not in used:
+            return Range(number << 16)
     for number in range(1, _LAST + 1):
-        users = Range(number << 16)
-        if not any(users.overlaps(other) for other in taken):
-            return users
+        if number not in used:
+            return Range(number << 16)
     raise RktError(f"no range of {COUNT} user IDs is free", hint="remove old pods: rkt gc")
 
 
