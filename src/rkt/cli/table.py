@@ -25,6 +25,7 @@ COMMANDS: dict[str, Entry] = {
     "app stop": Entry("app_stop", "Stop an app in a pod"),
     "attach": Entry("attach", "Attach to an app running within a rkt pod", root=True),
     "cat-manifest": Entry("cat_manifest", "Inspect and print the pod manifest"),
+    "completion": Entry("completion", "Output shell completion code for the specified shell"),
     "config": Entry("config", "Print configuration for each stage in JSON format"),
     "enter": Entry("enter", "Enter the namespaces of an app within a rkt pod", root=True),
     "export": Entry("export", "Export an app from an exited pod to an ACI file", root=True),

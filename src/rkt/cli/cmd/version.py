@@ -25,5 +25,6 @@ def run(_context: Context | None, _args: Parsed | None) -> int:
         f"appc Version: {const.APPC_VERSION}\n"
         f"Python Version: {python}\n"
         f"Python OS/Arch: {machine.sysname.lower()}/{machine.machine}\n"
+        "Features: -TPM -SDJOURNAL\n"
     )
     return 0
