@@ -24,7 +24,7 @@ def given_image(context: Context, args: Parsed, command: str) -> ImageRecord:
 
 def stored(context: Context, word: str) -> ImageRecord:
     """Find an image in the store, by ID or name; never anywhere else."""
-    return context.finder("never").find(word)
+    return context.finder("never").find(word, dependencies=False)
 
 
 def check_output(context: Context, path: str, *, overwrite: bool) -> str:

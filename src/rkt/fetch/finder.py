@@ -52,11 +52,14 @@ class Finder:
         self._options = options
         self._made: Fetcher | None = None
 
-    def find(self, address: str, *, signature: str | None = None) -> ImageRecord:
+    def find(
+        self, address: str, *, signature: str | None = None, dependencies: bool = True
+    ) -> ImageRecord:
         """Give the stored image that an address stands for, fetching it first if need be.
 
-        `signature` is a file or URL to take instead of the usual place.  Raises NotFound or one of
-        the FetchErrors; then nothing of the image is in the store.
+        `signature` is a file or URL to take instead of the usual place; without `dependencies` the
+        image may lack some that it needs to run.  Raises NotFound or one of the FetchErrors; then
+        nothing of the image is in the store.
         """
         found = classify(address)
         if found.kind == HASH:
@@ -73,7 +76,8 @@ class Finder:
             except SchemaError as err:
                 raise FetchError(f'invalid image string "{one_line(address)}"') from err
             record = self._by_name(ref, signature)
-        self._find_dependencies(record, [], set())
+        if dependencies:
+            self._find_dependencies(record, [], set())
         return record
 
     def require_trusted(self, record: ImageRecord) -> ImageRecord:

@@ -181,7 +181,7 @@ class Remover:
         Raises RktError for an unreadable manifest: what it needs might be taken away.
         """
         needed: set[str] = set()
-        todo = [record.key for record in records]
+        todo: list[str] = [record.key for record in records]
         while todo:
             key = todo.pop()
             if key in needed:
