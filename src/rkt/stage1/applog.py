@@ -57,10 +57,14 @@ class AppLog:
         """Append what an app wrote to a stream."""
         if not data:
             return
-        if self._lost and not self._account():
-            self._lose(stream, data, None)
-            return
-        self._append(stream, data)
+        parts = [*self._account(), self._head(stream, len(data)), data]
+        if not self._append(parts):
+            self._lost += len(data)
+            self._gap[stream] = True
+        else:
+            self._lost = 0
+            self._gap[stream] = False
+        self._middle[stream] = data[-1] != _NEWLINE
 
     def note(self, text: str) -> None:
         """Append a line of rkt's own."""
@@ -68,55 +72,53 @@ class AppLog:
 
     def close(self) -> None:
         """Finish; a loss at the end is recorded if there is room by now."""
-        if self._lost:
-            self._account()
+        account = self._account()
+        if account:
+            self._append(account)
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
-    def _append(self, stream: int, data: bytes) -> bool:
-        total = _RECORD.size + len(data)
-        if (self._fd < 0 or self._size + total > self._half) and not self._begin():
-            self._lose(stream, data, None)
-            return False
+    def _head(self, stream: int, length: int) -> bytes:
         flags = MID_LINE if self._middle[stream] else 0
         if self._gap[stream]:
             flags |= GAP
-        head = _RECORD.pack(len(data), stream, flags, time.time_ns())
-        try:
-            written = os.writev(self._fd, (head, data))
-        except OSError as err:
-            self._lose(stream, data, err)
-            return False
-        if written != total:
-            self._lose(stream, data, None)
-            try:
-                os.ftruncate(self._fd, self._size)
-            except OSError:
-                self._size += written  # a short record: the reader goes on at the next file
-            return False
-        self._size += total
-        self._gap[stream] = False
-        self._middle[stream] = data[-1] != _NEWLINE
-        return True
+        return _RECORD.pack(length, stream, flags, time.time_ns())
 
-    def _lose(self, stream: int, data: bytes, err: OSError | None) -> None:
-        self._lost += len(data)
-        self._gap[stream] = True
-        self._middle[stream] = data[-1] != _NEWLINE
+    def _account(self) -> list[bytes]:
+        """Give the record of what was lost.
+
+        It is written together with what comes after the loss, or not at all: on a disk that is
+        almost full it alone would fit again and again.
+        """
+        if not self._lost:
+            return []
+        text = f"{self._lost} bytes of output were lost: no room for them\n".encode()
+        return [_RECORD.pack(len(text), NOTE, 0, time.time_ns()), text]
+
+    def _append(self, parts: list[bytes]) -> bool:
+        """Write records, all of them or none; False if there is no room."""
+        total = sum(map(len, parts))
+        if (self._fd < 0 or self._size + total > self._half) and not self._begin():
+            return self._fail("No space left on device")
+        try:
+            written = os.writev(self._fd, parts)
+        except OSError as err:
+            return self._fail(err.strerror or str(err))
+        if written == total:
+            self._size += total
+            return True
+        try:
+            os.ftruncate(self._fd, self._size)
+        except OSError:
+            self._size += written  # a short record: the reader goes on at the next file
+        return self._fail("No space left on device")
+
+    def _fail(self, reason: str) -> bool:
         if not self._told:
             self._told = True
-            reason = err.strerror if err else "No space left on device"
             self._say(f'warning: app "{self._name}": its log cannot be written ({reason}); '
                       "the app goes on, output is lost")  # fmt: skip
-
-    def _account(self) -> bool:
-        """Say in the log what was lost, if that can be written."""
-        lost, self._lost = self._lost, 0
-        if self._append(NOTE, f"{lost} bytes of output were lost: no room for them\n".encode()):
-            return True
-        self._lost = lost
-        self._middle[NOTE] = False
         return False
 
     def _begin(self) -> bool:
