@@ -525,7 +525,6 @@ def test_killed_while_a_plugin_runs(rkt: RktContext, image: str) -> None:
         os.unlink(f"{rkt.root()}/var/lib/cni/networks/{name.replace(':', '/')}")
 
 
-@pytest.mark.usefixtures("bridge")
 def test_killed_at_any_moment(rkt: RktContext, image: str) -> None:
     for step in range(14):
         process = rkt.spawn(
@@ -543,6 +542,7 @@ def test_killed_at_any_moment(rkt: RktContext, image: str) -> None:
     assert "rkt pod" not in rules(rkt)
 
 
+@pytest.mark.usefixtures("bridge")
 def test_thirty_pods_at_once_get_thirty_addresses(rkt: RktContext, image: str) -> None:
     write_conf(rkt, "10-lan.conf", BRIDGE)
     processes = [
@@ -565,3 +565,59 @@ def test_thirty_pods_at_once_get_thirty_addresses(rkt: RktContext, image: str) -
         assert process.wait(60) == 143
     assert leases(rkt) == []
     assert "CNI-" not in rules(rkt)
+
+
+# --- other ways to a pod --------------------------------------------------------------------------
+
+
+def test_prepared_pods_keep_their_ports(rkt: RktContext, image: str) -> None:
+    script = "echo ready; exec sleep 1000"
+    prepared = rkt.rkt(OPEN, "prepare", "--port=web:9090", image, "--", script)
+    uuid = prepared.stdout.splitlines()[-1]
+    process = rkt.spawn("run-prepared", "--net=default", uuid)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    with open(f"{rkt.pod_dir(uuid)}/pid") as file:
+        pid = int(file.read())
+    with Server(pid, "pod", 8080):
+        assert ask(rkt.holder, "127.0.0.1", 9090) == "pod 172.16.28.1"
+    process.terminate()
+    assert process.wait(30) == 143
+
+
+def test_ports_of_a_pod_manifest(rkt: RktContext, image: str) -> None:
+    prepared = rkt.rkt(OPEN, "prepare", image, "--", "echo ready; exec sleep 1000")
+    manifest = json.loads(rkt.rkt("cat-manifest", prepared.stdout.splitlines()[-1]).stdout)
+    port = {"name": "own", "protocol": "tcp", "port": 7070}
+    manifest["ports"] = [{"name": "own", "hostPort": 9090, "podPort": port}]
+    path = f"{rkt.files}/manifest.json"
+    with open(path, "w") as file:
+        json.dump(manifest, file)
+    process = rkt.spawn(OPEN, "run", "--net=default", f"--pod-manifest={path}")
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    (uuid,) = os.listdir(f"{rkt.data}/pods/run")
+    with open(f"{rkt.pod_dir(uuid)}/pid") as file:
+        pid = int(file.read())
+    with Server(pid, "pod", 7070):
+        assert ask(rkt.holder, "127.0.0.1", 9090) == "pod 172.16.28.1"
+    process.terminate()
+    assert process.wait(30) == 143
+
+
+@needs("userns")
+def test_a_network_and_user_namespaces(rkt: RktContext, image: str) -> None:
+    result = rkt.rkt(OPEN, "run", "--private-users", "--net=default", image, "--",
+                     "ip -o -4 addr show eth0; cat /proc/self/uid_map")  # fmt: skip
+    assert "inet 172.16.28." in result.stdout
+    assert leases(rkt) == []
+
+
+def test_without_overlay(rkt: RktContext, image: str) -> None:
+    pod = Running(rkt, image, "--no-overlay", "--net=default", "--port=web:9090")
+    with Server(pod.pid, "pod", 8080):
+        assert ask(rkt.holder, "127.0.0.1", 9090) == "pod 172.16.28.1"
+    pod.process.kill()
+    pod.process.wait(10)
+    assert collect(rkt) == ""
+    assert leases(rkt) == []
