@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Figures side by side, from alternating runs on one machine: what rkt does and what else would.
 
-    bench.py [--runs N] [--fetch-runs N] [--megabytes N] [start|run|network|metadata|fetch ...]
+    bench.py [--runs N] [--fetch-runs N] [--megabytes N] [WHAT ...]
 
 start  `rkt version` and `rkt list` against an interpreter that does nothing
 run    `rkt run` of a stored image against `podman run` and the bare OCI runtime
 network  `rkt run --private-net` against `podman run` on its default bridge
 metadata  requests a second of `rkt metadata-service` on one core
 fetch  `rkt fetch` (verify, store, unpack) against gpgv, sha512sum and tar by hand; disk used
+images  `rkt image list` of 1000 stored images against an interpreter that does nothing
 
 All sides run in one private mount and network namespace, where a hybrid host's version 2 control
 group tree is hidden (crun 1.8 refuses to run while it sees it), with the same runtime.
@@ -41,7 +42,7 @@ from rkt_testkit.keyring import Keyring  # noqa: E402
 from rkt_testkit.probes import SEARCH, rkt_binary  # noqa: E402
 
 ENV = {"PATH": SEARCH, "LANG": "C.UTF-8", "HOME": "/root"}
-KINDS = ("start", "run", "network", "metadata", "fetch")
+KINDS = ("start", "run", "network", "metadata", "fetch", "images")
 UNIFIED = "/sys/fs/cgroup/unified"
 
 
@@ -140,6 +141,28 @@ class Bench:
             over = (min(times[name]) - bare) * 1000
             verdict = "ok" if over <= budget else "MISSED"
             print(f"  {name}: {over:.1f} ms over it (min), aim: at most {budget} -> {verdict}")
+
+    def images(self) -> None:
+        """Compare listing a full store with a bare interpreter."""
+        with open(rkt_binary(), encoding="utf-8") as file:
+            interpreter = file.readline().removeprefix("#!").split()[0]
+        there = [rkt_binary(), f"--dir={self.work}/many", "--insecure-options=image"]
+        paths = []
+        for number in range(1000):
+            directory = f"{self.work}/aci{number}"
+            os.mkdir(directory)
+            paths.append(AciBuilder(f"example.com/image-{number}").build(directory).path)
+        command(*there, "fetch", *paths)()
+        times = compare("Listing 1000 images", [
+            Side("rkt image list", command(*there, "image", "list")),
+            Side("rkt image list --format=json", command(*there, "image", "list", "--format=json")),
+            Side("bare interpreter", command(interpreter, "-IS", "-c", "pass")),
+        ], self.runs)  # fmt: skip
+        bare = min(times["bare interpreter"])
+        for name in ("rkt image list", "rkt image list --format=json"):
+            over = (min(times[name]) - bare) * 1000
+            verdict = "ok" if over <= 250 else "MISSED"
+            print(f"  {name}: {over:.1f} ms over it (min), aim: at most 250 -> {verdict}")
 
     # --- run -------------------------------------------------------------------------------------
 

@@ -177,6 +177,17 @@ def test_dependencies_by_label_and_by_id(store: Store) -> None:
     assert content(render(store, put(store, "c", need))) == {"f": "new"}
 
 
+def test_a_dependency_stored_after_the_check_is_not_used(store: Store) -> None:
+    first = put(store, "low", builder=AciBuilder("example.com/low", version="1").file("f", b"old"))
+    top = put(store, "a", {"imageName": "example.com/low"})
+    store.pin(top, frozenset((top, first)))
+    put(store, "low", builder=AciBuilder("example.com/low", version="2").file("f", b"new"))
+    with pytest.raises(RenderError) as caught:
+        render(store, top)
+    text = f'image "{top}": its dependencies changed meanwhile, try again'
+    assert caught.value.message == text
+
+
 def test_what_is_missing_is_named(store: Store) -> None:
     need = {
         "imageName": "example.com/low",

@@ -77,7 +77,8 @@ def stored_layer(store: Store, digest: str, chain: str = "") -> StoredLayer | No
         return None
     try:
         record = store.get(known.key)
-        if record.name != name:
+        # A member of the group may have written the row, but not the manifest in root's tree.
+        if record.name != name or store.manifest(record.key).name != name:
             return None
         if can_own_files():
             # Root believes only what root has converted: its trees are out of others' reach.
