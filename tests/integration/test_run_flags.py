@@ -39,8 +39,8 @@ MISTAKES = [
     (["IMAGE", "--user-annotation=foo"], 'invalid format of --user-annotation flag "foo"'),
     (["IMAGE", "--user-label=foo"], 'invalid format of --user-label flag "foo"'),
     (["IMAGE", "--environment==x"], 'invalid format of --environment flag "=x"'),
-    (["IMAGE", "--memory=16m"], ('invalid value in --memory flag "16m": memory limit of 1 bytes too '
-     "low. Try a reasonable value, such as --memory=16M")),
+    (["IMAGE", "--memory=16m"], ('invalid value in --memory flag "16m": memory limit of 1 bytes '
+     "too low. Try a reasonable value, such as --memory=16M")),
     (["IMAGE", "--memory=x"], ('invalid value in --memory flag "x": quantities must match the '
      "regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'")),
     (["IMAGE", "--cpu=1Zi"], ('invalid value in --cpu flag "1Zi": quantities must match the '

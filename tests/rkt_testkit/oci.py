@@ -46,8 +46,10 @@ class Layer:
         info.type, info.mtime = kind, MTIME
         info.mode = 0o755 if kind == tarfile.DIRTYPE else 0o644
         xattrs: dict[str, bytes] = values.pop("xattrs", {})
-        for name, value in xattrs.items():
-            info.pax_headers[f"SCHILY.xattr.{name}"] = value.decode("utf-8", "surrogateescape")
+        info.pax_headers = {
+            f"SCHILY.xattr.{name}": value.decode("utf-8", "surrogateescape")
+            for name, value in xattrs.items()
+        }
         for name, value in values.items():
             setattr(info, name, value)
         return self.add(info, data)

@@ -108,7 +108,8 @@ def test_docker_hub_has_several_names(tmp_path: pathlib.Path) -> None:
      'failed to parse "D/a.json": no AWS Secret Access Key specified'),
     ({"domains": ["a", "a"]},
      'failed to parse "D/a.json": auth for domain "a" is already specified'),
-    ({"domains": "a"}, 'failed to parse "D/a.json": expected `array`, got `str` - at $.domains'),
+    ({"domains": "a"},
+     'failed to parse "D/a.json": expected `array | null`, got `str` - at $.domains'),
 ])  # fmt: skip
 def test_bad_auth(tmp_path: pathlib.Path, change: dict[str, object], expected: str) -> None:
     put(tmp_path, "a.json", {**BASIC, **change})

@@ -155,7 +155,8 @@ ANSWERS: dict[str, tuple[bytes, str]] = {
     "no content": (b"HTTP/1.1 204 No Content\r\n\r\n", '"URL": bad HTTP status code: 204'),
     "a part that nobody asked for": (
         (
-            b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 5-9/10\r\nContent-Length: 5\r\n\r\n"
+            b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 5-9/10\r\n"
+            b"Content-Length: 5\r\n\r\n"
             b"abcde"
         ),
         '"URL": bad HTTP status code: 206',

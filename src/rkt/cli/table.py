@@ -54,6 +54,7 @@ COMMANDS: dict[str, Entry] = {
     ),
     "run": Entry("run", "Run image(s) in a pod in rkt", root=True),
     "run-prepared": Entry("run_prepared", "Run a prepared application pod in rkt", root=True),
+    "stats": Entry("stats", "Show what running pods use: CPU, memory, devices, network"),
     "status": Entry("status", "Check the status of a rkt pod"),
     "stop": Entry("stop", "Stop a pod"),
     "trust": Entry("trust", "Trust a key for image verification"),

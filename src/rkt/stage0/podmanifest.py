@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z_0-9.-]*")
 _MAX_FILE = 16 << 20
 _MAX_ID = 2**32 - 2
+MAX_APPS = 1000
+"""More apps than a pod can have in earnest: a manifest must not exhaust the host."""
 STREAM_MODES = {
     "stdin": ("null", "stream", "tty"),
     "stdout": ("log", "null", "stream", "tty"),
@@ -313,6 +315,8 @@ def read(
     manifest = decode_pod_manifest(_read(path, "pod manifest"), where)
     if not manifest.apps:
         raise RktError(f"{where}: pod must contain at least one application")
+    if len(manifest.apps) > MAX_APPS:
+        raise RktError(f"{where}: it has {len(manifest.apps)} apps, a pod can have {MAX_APPS}")
     apps, images = [], []
     for app in manifest.apps:
         record = finder.require_trusted(store.get(store.resolve(app.image.id)))

@@ -10,6 +10,7 @@ import errno
 import os
 import stat
 
+from rkt import log
 from rkt.errors import KernelError, RktError
 from rkt.linux import libc
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _FILE_LIMIT = 4 << 20  # of etc/passwd and etc/group
 _HEAD = 4096
+_MAX_LINKS = 40
 _RESOLVE = libc.RESOLVE_IN_ROOT | libc.RESOLVE_NO_MAGICLINKS
 
 
@@ -126,6 +128,58 @@ class Root:
                 self._own(name, fd)
         finally:
             os.close(fd)
+
+    def make_target(self, path: str, *, directory: bool) -> str:
+        """Make what a mount at a path needs to be there; gives the path without any link.
+
+        Links count as inside the root, whatever they say.  A file in the place of a directory is
+        replaced.  Raises RktError for what cannot be mounted on.
+        """
+        done: list[str] = []
+        todo = path.split("/")[::-1]
+        links = 0
+        while todo:
+            name = todo.pop()
+            if name in ("", ".", ".."):
+                del done[len(done) - (name == "..") :]
+                continue
+            parent = self.open("/".join(done), os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                link = self._step(parent, name, path, directory=directory or any(todo))
+            finally:
+                os.close(parent)
+            if link is None:
+                done.append(name)
+                continue
+            links += 1
+            if links > _MAX_LINKS:
+                raise RktError(f'cannot mount at "{path}": too many levels of symbolic links')
+            done = [] if link.startswith("/") else done
+            todo += link.split("/")[::-1]
+        return "/" + "/".join(done)
+
+    def _step(self, parent: int, name: str, path: str, *, directory: bool) -> str | None:
+        """Make one part of a target, or give what it links to."""
+        try:
+            mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
+        except FileNotFoundError:
+            mode = 0
+        if stat.S_ISLNK(mode):
+            return os.readlink(name, dir_fd=parent)
+        if mode and stat.S_ISDIR(mode) and not directory:
+            raise RktError(f'cannot mount a file at "{path}": the app has a directory there')
+        if mode and stat.S_ISDIR(mode) == directory:
+            return None
+        if directory:
+            if mode:
+                log.warning(f'"{path}": a file of the image is replaced to mount there')
+                os.unlink(name, dir_fd=parent)
+            os.mkdir(name, 0o755, dir_fd=parent)
+        else:
+            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+            os.close(os.open(name, flags, 0o755, dir_fd=parent))
+        self._own(name, parent)
+        return None
 
     def ensure_mtab(self) -> None:
         """Make etc/mtab a link to the mount table where the image has an etc without mtab."""

@@ -413,6 +413,7 @@ class Pod:
             }
             own = self.rootfs, self.hostname
             plan.binds += files.network_files(options.resolv, options.hosts, root, plan.binds, own)
+            plan.binds = volumes.place(plan.binds, root)
         finally:
             root.close()
         plan.health = policy.health(app)

@@ -9,7 +9,18 @@ import time
 from rkt.const import LOG_DIR
 from rkt.errors import RktError
 from rkt.linux import atomic
-from rkt.stage1 import applog, files, identity, policy, pump, reason, runtime, signals, spec
+from rkt.stage1 import (
+    applog,
+    cgroup,
+    files,
+    identity,
+    policy,
+    pump,
+    reason,
+    runtime,
+    signals,
+    spec,
+)
 from rkt.stage1.children import Children, kill
 from rkt.stage1.console import Console
 
@@ -17,10 +28,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rkt.stage1 import cgroup
     from rkt.stage1.apprun import AppRun
 
 _CANNOT_START = 126
+_ATTEMPTS = 100
+_PAUSE = 0.02
 
 
 class Supervisor:
@@ -360,10 +372,18 @@ class Supervisor:
         elif (self._stopping or app.stopping) and app.step == "pre-start":
             text = f"was not started: {app.stopping or self._why}"
             self._finish(app, reason.End(128 + signal.SIGTERM, "stopped", text))
-        if app.steps and self.init_alive:
-            self._next(app)
-        else:
+        if not app.steps or not self.init_alive:
             app.steps = []
+            self._round_over(app)
+            return
+        try:
+            self._next(app)
+        except OSError as err:  # a full disk
+            if app.end is None:
+                self._not_again(app, err.strerror or str(err))
+                return
+            app.steps = []
+            self.say(f'app "{app.name}": cannot run its {app.step} handler: {err.strerror}')
             self._round_over(app)
 
     def _explain(self, app: AppRun, code: int) -> reason.End:
@@ -410,11 +430,14 @@ class Supervisor:
         if app.between and app.timer is None and not app.starter:
             self._again(app)
 
-    def _again(self, app: AppRun) -> None:
-        """Let the runtime forget an app's containers, then start it again."""
+    def _again(self, app: AppRun, attempts: int = _ATTEMPTS) -> None:
+        """Kill what an app left behind, let the runtime forget its containers, start it again."""
         app.timer = None
         if app.pid or app.starter or app.steps:
             return  # its post-stop handler still runs
+        if attempts and app.idents and self._kill_rest(app):
+            app.timer = self.loop.after(_PAUSE, lambda: self._again(app, attempts - 1))
+            return
         try:
             if app.idents:
                 app.step = "delete"
@@ -431,6 +454,13 @@ class Supervisor:
                 self._next(app)
         except OSError as err:
             self._not_again(app, err.strerror or str(err))
+
+    def _kill_rest(self, app: AppRun) -> bool:
+        """Kill the processes that an app left in its cgroup; False if there are none."""
+        left = cgroup.members(self._layout, app.plan.cgroup) if self._layout else set()
+        for pid in left:
+            cgroup.kill_if_member(pid, app.plan.cgroup)
+        return bool(left)
 
     def _forgotten(self, app: AppRun) -> None:
         app.starter = 0

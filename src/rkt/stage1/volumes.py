@@ -6,7 +6,7 @@ import os
 import stat
 
 from rkt import log
-from rkt.errors import KernelError, NotFound
+from rkt.errors import KernelError, NotFound, RktError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,19 +14,35 @@ if TYPE_CHECKING:
     from rkt.stage1.manifest import App, MountPoint, Pod, Volume
     from rkt.stage1.rootfs import Root
 
+# What of /proc may be covered: by lxcfs and the like.
+_PROC_FILES = frozenset(
+    f"/proc/{name}"
+    for name in (
+        "cpuinfo",
+        "diskstats",
+        "loadavg",
+        "meminfo",
+        "slabinfo",
+        "stat",
+        "swaps",
+        "uptime",
+    )
+)
 _DOCKER = "appc.io/docker/repository"
 
 
 class Bind:
     """A directory or a file to bind into an app."""
 
-    __slots__ = ("device", "read_only", "recursive", "source", "target")
+    __slots__ = ("asked", "device", "own", "read_only", "recursive", "source", "target")
 
     def __init__(
         self, source: str, target: str, *, read_only: bool, recursive: bool = True
     ) -> None:
         self.source = source
         self.target = target
+        self.asked = target  # before links were resolved
+        self.own = False  # the source is the pod's own directory
         self.read_only = read_only
         self.recursive = recursive
         self.device: tuple[str, int, int] | None = None
@@ -64,6 +80,54 @@ def resolve(app: App, pod: Pod, pod_dir: str, root: Root) -> list[Bind]:
     return sorted(binds.values(), key=lambda bind: bind.target.rstrip("/").count("/"))
 
 
+def place(binds: list[Bind], root: Root) -> list[Bind]:
+    """Make the targets of all binds and resolve the links on the way, parents first.
+
+    Raises RktError for targets where nothing may be mounted, or two of them in one place.
+    """
+    placed: dict[str, Bind] = {}
+    for bind in binds:
+        wanted = bind.target
+        try:
+            bind.target = root.make_target(wanted, directory=os.path.isdir(bind.source))
+        except OSError as err:
+            raise KernelError(f'cannot make the target "{wanted}"', err, root.path) from err
+        _refuse(bind.target, wanted)
+        if bind.target in placed:
+            raise RktError(f'two mounts at one place: "{placed[bind.target].asked}" and "{wanted}"')
+        placed[bind.target] = bind
+    for target, bind in placed.items():
+        _inside_of_host(target, bind, placed)
+    return sorted(binds, key=lambda bind: bind.target.count("/"))
+
+
+def _refuse(target: str, wanted: str) -> None:
+    if target == "/":
+        raise RktError(f'cannot mount at "{wanted}": it is the root of the app')
+    if (target == "/proc" or target.startswith("/proc/")) and target not in _PROC_FILES:
+        raise RktError(f'cannot mount at "{wanted}": /proc belongs to the pod')
+
+
+def _inside_of_host(target: str, bind: Bind, placed: dict[str, Bind]) -> None:
+    """Refuse a mount for which a directory on the host would have to be made."""
+    parent = os.path.dirname(target)
+    while parent != "/" and parent not in placed:
+        parent = os.path.dirname(parent)
+    outer = placed.get(parent)
+    if outer is None or outer.own:
+        return
+    from rkt.stage1.rootfs import Root
+
+    inner = Root(outer.source, follow=True)
+    try:
+        found = inner.stat(target[len(parent) :])
+    finally:
+        inner.close()
+    if found is None:
+        raise RktError(f'cannot mount at "{bind.asked}": the volume at "{outer.asked}" has no '
+                       "such file or directory")  # fmt: skip
+
+
 def _bind(
     volume: Volume, target: str, point: MountPoint | None, pod_dir: str, users: Range | None
 ) -> Bind:
@@ -75,7 +139,9 @@ def _bind(
         if users is not None:
             uid, gid = users.outside(uid, "user"), users.outside(gid, "group")
         source = _empty(pod_dir, volume.name, volume.mode, uid, gid)
-        return Bind(source, target, read_only=read_only)
+        empty = Bind(source, target, read_only=read_only)
+        empty.own = True
+        return empty
     bind = Bind(volume.source, target, read_only=read_only, recursive=volume.recursive is not False)
     try:
         info = os.stat(volume.source)
@@ -117,7 +183,9 @@ def _implicit(app: App, point: MountPoint, target: str, pod_dir: str, root: Root
     source = _empty(pod_dir, f"{app.name}-{point.name}", 0o755, owner, owner)
     if _DOCKER in app.image_annotations:
         _copy_content(root, target, source, point.name)
-    return Bind(source, target, read_only=point.read_only)
+    bind = Bind(source, target, read_only=point.read_only)
+    bind.own = True
+    return bind
 
 
 def _copy_content(root: Root, target: str, destination: str, name: str) -> None:
