@@ -673,7 +673,7 @@ def test_hostile_name_of_an_image_is_harmless_on_the_terminal(
 @pytest.mark.parametrize(
     ("address", "text"),
     [
-        ("docker://busybox", "docker images are not supported"),
+        ("docker://busybox", "signature verification for docker images is not supported"),
         ("https://example.com/app", "invalid image string"),
         ("/none.aci", 'error opening signature file "/none.aci.asc": No such file or directory'),
         ("Example.com/App", 'invalid image string "Example.com/App": ACIdentifier must contain'),
