@@ -7,6 +7,7 @@ start  `rkt version` and `rkt list` against an interpreter that does nothing
 run    `rkt run` of a stored image against `podman run` and the bare OCI runtime
 network  `rkt run --private-net` against `podman run` on its default bridge
 metadata  requests a second of `rkt metadata-service` on one core
+docker  `rkt fetch docker://` against `podman pull` and skopeo + umoci, from a registry on loopback
 fetch  `rkt fetch` (verify, store, unpack) against gpgv, sha512sum and tar by hand; disk used
 images  `rkt image list` of 1000 stored images against an interpreter that does nothing
 
@@ -17,6 +18,7 @@ group tree is hidden (crun 1.8 refuses to run while it sees it), with the same r
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -39,10 +41,11 @@ sys.path.insert(0, os.path.join(REPOSITORY, "tests"))
 
 from rkt_testkit.acibuilder import AciBuilder  # noqa: E402
 from rkt_testkit.keyring import Keyring  # noqa: E402
+from rkt_testkit.oci import Image, Layer  # noqa: E402
 from rkt_testkit.probes import SEARCH, rkt_binary  # noqa: E402
 
 ENV = {"PATH": SEARCH, "LANG": "C.UTF-8", "HOME": "/root"}
-KINDS = ("start", "run", "network", "metadata", "fetch", "images")
+KINDS = ("start", "run", "network", "metadata", "docker", "fetch", "images")
 UNIFIED = "/sys/fs/cgroup/unified"
 
 
@@ -163,6 +166,93 @@ class Bench:
             over = (min(times[name]) - bare) * 1000
             verdict = "ok" if over <= 250 else "MISSED"
             print(f"  {name}: {over:.1f} ms over it (min), aim: at most 250 -> {verdict}")
+
+    # --- docker ----------------------------------------------------------------------------------
+
+    def docker(self) -> None:
+        """Compare fetching an image of 10 layers, then one that shares 8 of them."""
+        host = "127.0.0.1:5127"
+        with self.registry(host):
+            shared = [big_layer(number) for number in range(8)]
+            for name, first in (("one", 8), ("two", 10)):
+                layers = [*shared, big_layer(first), big_layer(first + 1)]
+                layout = Image([Layer.of(raw) for raw in layers]).write(f"{self.work}/{name}", "x")
+                copy = ("skopeo", "copy", "--quiet", "--dest-tls-verify=false")
+                command(*copy, f"oci:{layout}:x", f"docker://{host}/{name}")()
+            whole = self.pulls("Fetching 10 layers, 400 MB, 20 000 files", f"{host}/one", None)
+            goal("rkt fetch : podman pull", ratio(whole, "rkt fetch", "podman pull"), 0.6)
+            goal("rkt fetch : skopeo + umoci", ratio(whole, "rkt fetch", "skopeo + umoci"), 0.5)
+            part = self.pulls("The same, 8 of 10 layers stored", f"{host}/two", f"{host}/one")
+            share = statistics.median(part["rkt fetch"]) / statistics.median(whole["rkt fetch"])
+            goal("rkt fetch with 8 of 10 layers : without", share, 0.4)
+
+    def pulls(self, title: str, image: str, earlier: str | None) -> dict[str, list[float]]:
+        """Compare pulling an image into a new store, which may hold an earlier one."""
+        where = ""
+        number = 0
+
+        def fresh() -> None:
+            # Never a directory whose files were just removed: ext4 looks long for free inodes then.
+            nonlocal where, number
+            number += 1
+            where = f"{self.work}/pull-{image[-3:]}-{number}"
+            os.mkdir(where)
+            os.sync()  # rkt writes to disk before it ends: not what the one before it has left
+
+        def rkt(name: str) -> None:
+            command(*self.rkt[:1], f"--dir={where}/rkt", "--insecure-options=image,http", "fetch",
+                    f"docker://{name}")()  # fmt: skip
+
+        def podman(name: str) -> None:
+            runtime = shutil.which("crun", path=SEARCH) or "runc"
+            start = self.podman(runtime)
+            start[1] = f"--root={where}/podman"
+            command(*start, "pull", "--quiet", "--tls-verify=false", f"docker://{name}")()
+
+        def skopeo(name: str) -> None:
+            copy = ("skopeo", "copy", "--quiet", "--src-tls-verify=false")
+            command(*copy, f"docker://{name}", f"oci:{where}/layout:x")()
+            command("umoci", "unpack", "--image", f"{where}/layout:x", f"{where}/bundle")()
+
+        def prepare(pull: Callable[[str], None]) -> Callable[[], None]:
+            def before() -> None:
+                fresh()
+                if earlier is not None:
+                    pull(earlier)
+                    os.sync()
+
+            return before
+
+        sides = [
+            Side("rkt fetch", lambda: rkt(image), prepare(rkt)),
+            Side("podman pull", lambda: podman(image), prepare(podman)),
+        ]
+        if earlier is None:
+            sides.append(Side("skopeo + umoci", lambda: skopeo(image), prepare(skopeo)))
+        return compare(title, sides, self.fetch_runs)
+
+    @contextlib.contextmanager
+    def registry(self, host: str) -> Iterator[None]:
+        """Run Debian's registry."""
+        with open(f"{self.work}/registry.yml", "w", encoding="ascii") as file:
+            file.write(
+                "version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\n"
+                f"storage: {{filesystem: {{rootdirectory: {self.work}/registry}}}}\n"
+                f"http: {{addr: {host}}}\n"
+            )
+        server = subprocess.Popen(
+            ["docker-registry", "serve", file.name], env=ENV, stderr=subprocess.DEVNULL
+        )
+        try:
+            address, _, port = host.partition(":")
+            for _ in range(100):
+                with contextlib.suppress(OSError), socket.create_connection((address, int(port))):
+                    break
+                time.sleep(0.1)
+            yield
+        finally:
+            server.terminate()
+            server.wait()
 
     # --- run -------------------------------------------------------------------------------------
 
@@ -331,6 +421,21 @@ class Bench:
                 builder.directory(f"d{index // 50}")
             builder.file(f"d{index // 50}/f{index}", half + b"text " * ((size - len(half)) // 5))
         return builder.build(f"{self.work}/big.aci").path
+
+
+def big_layer(number: int) -> bytes:
+    """Make a layer of 2 000 files, 40 MB, that compress about as well as programs do."""
+    source = random.Random(number)
+    wanted = [source.lognormvariate(8.5, 1.8) for _ in range(2000)]
+    scale = 40_000_000 / sum(wanted)
+    layer = Layer().directory("usr").directory(f"usr/l{number}")
+    for index, one in enumerate(wanted):
+        size = int(one * scale)
+        if index % 40 == 0:
+            layer.directory(f"usr/l{number}/d{index // 40}")
+        half = source.randbytes(size // 2)
+        layer.file(f"usr/l{number}/d{index // 40}/f{index}", half + b"text " * ((size // 2) // 5))
+    return layer.tar()
 
 
 def sizes(source: random.Random) -> Iterator[int]:

@@ -206,7 +206,7 @@ class Assembly:
 
     def finish(self, about: Description) -> ImageRecord:
         """Make the image itself."""
-        final = self._merged.paths()
+        final = self._merged.paths() if self._merged.has_lost else None
         dependencies: list[Dependency] = []
         rescued: list[tuple[int, bytes]] = []
         for group in self._groups(final):
@@ -230,8 +230,10 @@ class Assembly:
 
     # -- deletions
 
-    def _groups(self, final: set[bytes]) -> list[_Group]:
+    def _groups(self, final: set[bytes] | None) -> list[_Group]:
         """Divide the layers into those that are taken whole and runs of which something is left."""
+        if final is None:
+            return [_Group([number]) for number in range(len(self._layers))]
         lossy = [
             any(path and path not in final for _, path, _ in one.index.entries)
             for one in self._layers

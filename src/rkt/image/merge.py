@@ -98,6 +98,9 @@ class Merged:
         self.root_meta: Meta | None = None
         self.bare: set[bytes] = set()
         """Directories without an entry of their own in place of deleted ones that had one."""
+        self.has_lost = False
+        """Whether something of a layer is no longer in the tree."""
+        self._has_implied = False
         self._deleted: set[bytes] = set()
         self._cache: dict[bytes, tuple[bytes, Node]] = {}
         self._groups: dict[tuple[int, bytes], list[bytes]] = {}
@@ -140,6 +143,8 @@ class Merged:
         They were made for something that was deleted, or stand in the place of deleted ones.
         """
         found = set(self.bare)
+        if not self._has_implied:
+            return found
         held: set[bytes] = set()
         nodes = list(_walk(self.root, b""))
         nodes.sort(key=lambda item: item[0].count(b"/"), reverse=True)
@@ -254,7 +259,7 @@ class Merged:
                 if not create:
                     raise KeyError(name)
                 node = children[name] = Node(tar.DIRECTORY, self._layer, -1)
-                node.implied = True
+                node.implied = self._has_implied = True
                 here = b"/".join((*names, name))
                 if here in self._deleted:
                     self.bare.add(here)
@@ -309,6 +314,7 @@ class Merged:
 
     def _drop(self, node: Node, path: bytes) -> None:
         """Note what goes away with a node."""
+        self.has_lost = True
         if node.kind in (tar.DIRECTORY, tar.SYMLINK):
             self._cache.clear()
         for below, one in ((path, node), *_walk(node, path)):
