@@ -45,12 +45,13 @@ def claim(pod: Pod, name: str) -> None:
             other.close()
             raise PodStateError(f'pod name "{name}" is in use by pod "{other.uuid}"',
                                 hint=f"rkt rm {name}")  # fmt: skip
-        temporary = f"{directory}/.{pod.uuid}"
-        os.symlink(pod.uuid, temporary)
-        os.rename(temporary, f"{directory}/{name}")
+        # The pod's own file first: whoever collects a pod that was killed here finds the links.
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         with os.fdopen(os.open("name", flags, 0o644, dir_fd=pod.fd), "w") as file:
             file.write(f"{name}\n")
+        temporary = f"{directory}/{_temporary(pod)}"
+        os.symlink(pod.uuid, temporary)
+        os.rename(temporary, f"{directory}/{name}")
 
 
 def release(pod: Pod) -> None:
@@ -59,12 +60,17 @@ def release(pod: Pod) -> None:
     if not name or not _NAME.fullmatch(name):
         return
     with _locked(os.path.dirname(pod.pods_dir)) as directory:
-        path = f"{directory}/{name}"
-        try:
-            if os.readlink(path) == pod.uuid:
-                os.unlink(path)
-        except OSError:  # no such link: another pod has the name by now, or nobody
-            pass
+        for path in (f"{directory}/{name}", f"{directory}/{_temporary(pod)}"):
+            try:
+                if os.readlink(path) == pod.uuid:
+                    os.unlink(path)
+            except OSError:  # no such link: another pod has the name by now, or nobody
+                pass
+
+
+def _temporary(pod: Pod) -> str:
+    """Name a pod's link before it takes the place of a stale one; no pod has such a name."""
+    return f".{pod.uuid}"
 
 
 @contextmanager
