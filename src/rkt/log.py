@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _PREFIX = "rkt: "
 
 
 class _Level:
     debug = False
+    writer: Callable[[str], None] | None = None
 
 
 def configure(*, debug: bool) -> None:
@@ -21,8 +26,16 @@ def is_debug() -> bool:
     return _Level.debug
 
 
+def divert(writer: Callable[[str], None] | None) -> None:
+    """Hand lines to whoever draws on the terminal meanwhile; None: write them to stderr again."""
+    _Level.writer = writer
+
+
 def plain(text: str) -> None:
     """Write a line to stderr without the prefix."""
+    if _Level.writer is not None:
+        _Level.writer(text + "\n")
+        return
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
 

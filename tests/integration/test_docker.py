@@ -306,6 +306,41 @@ def test_two_at_a_time_download_each_layer_once(
     assert listed.count("oci-layer/") == 4
 
 
+def test_a_line_for_each_download_on_a_terminal(
+    rkt: RktContext, push: Callable[..., Image]
+) -> None:
+    made = push(Image([Layer().file(f"f{n}", os.urandom(300_000)) for n in range(3)]), "app")
+    terminal = rkt.terminal(INSECURE, "fetch", f"docker://{HOST}/app")
+    text = terminal.read_until("sha512-")
+    assert terminal.wait() == 0
+    for layer in made.layers:
+        assert f"Downloading layer {layer['digest'][7:19]}: [{'=' * 30}" in text
+
+
+def test_collection_waits_for_an_image_that_is_being_made(
+    rkt: RktContext, push: Callable[..., Image]
+) -> None:
+    push(Image([busybox(), Layer().file("new", "x")]), "app")
+    rkt.rkt("image", "list")
+    os.makedirs(f"{rkt.data}/locks", exist_ok=True)
+    locked = subprocess.Popen(
+        ["flock", "--exclusive", f"{rkt.data}/locks", "sh", "-c", "echo held; cat"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert locked.stdout is not None
+    locked.stdout.readline()
+    fetching = rkt.spawn(INSECURE, "fetch", f"docker://{HOST}/app")
+    assert fetching.stderr is not None
+    lines = iter(fetching.stderr.readline, b"")
+    while not (line := next(lines)).startswith(b"rkt: waiting for another rkt"):
+        assert b"Downloading" not in line
+    locked.communicate()
+    assert fetching.communicate()[0].startswith(b"sha512-")
+    rkt.rkt("image", "gc")
+    rkt.rkt(INSECURE, "run", "--net=none", f"docker://{HOST}/app", "--exec=/bin/sh", "--", "-c",
+            "test -f /new")  # fmt: skip
+
+
 def test_killed_at_any_moment(rkt: RktContext, push: Callable[..., Image]) -> None:
     push(Image([Layer().file(f"f{n}", os.urandom(1_500_000)) for n in range(4)]), "app")
     address = f"docker://{HOST}/app"

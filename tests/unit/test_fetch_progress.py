@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 
-from rkt.fetch.progress import Progress, line_text, size_text
+from rkt import log
+from rkt.fetch.progress import Board, Progress, line_text, size_text
 
 
 class Screen(io.StringIO):
@@ -81,3 +83,71 @@ def test_abort_ends_a_line_that_was_begun() -> None:
     bar.abort()
     bar.abort()
     assert screen.getvalue().count("\n") == 1
+
+
+def shown(written: str) -> list[str]:
+    """Give the lines on a terminal that got this."""
+    lines, row = [""], 0
+    for part in re.findall(r"\x1b\[\d*[A-Z]|\r|\n|[^\x1b\r\n]+", written):
+        if part == "\x1b[J":
+            del lines[row + 1 :]
+            lines[row] = ""
+        elif part[0] == "\x1b":
+            assert part[-1] == "A"
+            row -= int(part[2:-1])
+            assert row >= 0
+        elif part == "\n":
+            row += 1
+            lines += [""] * (row + 1 - len(lines))
+        elif part != "\r":
+            assert lines[row] == ""  # only cleared lines are written to
+            lines[row] = part
+    assert (row, lines[-1]) == (len(lines) - 1, "")
+    return lines[:-1]
+
+
+def test_several_lines_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("rkt.fetch.progress.time.monotonic", lambda: now)
+    monkeypatch.setenv("TERM", "xterm")
+    screen = Screen()
+    with Board(stream=screen) as board:
+        one, two = board.begin("one", 1000), board.begin("two", 2000)
+        assert [line[:4] for line in shown(screen.getvalue())] == ["one:", "two:"]
+        now += 2
+        board.advance(two, 500)
+        before = screen.getvalue()
+        board.advance(one, 100)  # too soon to be drawn
+        assert screen.getvalue() == before
+        assert [line.split("] ")[1] for line in shown(before)] == ["0 B/1 KB", "500 B/2 KB"]
+        log.info("something to say")
+        lines = shown(screen.getvalue())
+        assert lines[0] == "rkt: something to say"
+        assert [line[:4] for line in lines[1:]] == ["one:", "two:"]
+        board.advance(two, 1500)
+        board.end(two)
+        three = board.begin("three", 30)
+        board.restart(three)
+        lines = shown(screen.getvalue())
+        assert [line.split(":")[0] for line in lines] == ["rkt", "two", "one", "three"]
+        assert lines[1].endswith("=] 2 KB/2 KB")
+    lines = shown(screen.getvalue())
+    assert [line.split(":")[0] for line in lines] == ["rkt", "two", "one", "three"]
+    board.advance(one, 100)
+    board.end(one)  # of a download that nobody waits for any more
+    assert shown(screen.getvalue()) == lines
+
+
+def test_nothing_is_drawn_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dumb = Screen()
+    monkeypatch.setenv("TERM", "dumb")
+    for stream in (io.StringIO(), dumb):
+        with Board(stream=stream) as board:
+            row = board.begin("one", 10)
+            board.advance(row, 10)
+            log.info("said")
+            board.end(row)
+        assert stream.getvalue() == ""
+    assert capsys.readouterr().err == "rkt: said\nrkt: said\n"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ from rkt.errors import FetchError, NotFound, SchemaError, VerifyError, one_line
 from rkt.fetch.download import Sink, download, exclusive
 from rkt.fetch.http import Client, shown
 from rkt.fetch.layers import Obtained, assemble
-from rkt.fetch.progress import Progress
+from rkt.fetch.progress import Board
 from rkt.fetch.registry import Registry
 from rkt.image.appsection import app_section
 from rkt.image.convert import Description
@@ -47,12 +46,14 @@ if TYPE_CHECKING:
 
     from rkt.fetch.layers import Provider
     from rkt.fetch.options import Options
+    from rkt.fetch.progress import Row
     from rkt.schema.docker import Reference
     from rkt.schema.oci import Descriptor
     from rkt.store.images import ImageRecord, Store
 
 _MAX_CONFIG = 8 << 20
 _MAX_NESTING = 3
+_SHORT = 12
 _GO_ARCH = {
     "x86_64": ("amd64", ""), "i386": ("386", ""), "i486": ("386", ""), "i586": ("386", ""),
     "i686": ("386", ""), "aarch64": ("arm64", "v8"), "armv6l": ("arm", "v6"),
@@ -105,16 +106,11 @@ class DockerFetcher:
         registry = Registry(self._client, reference, login)
         image = self._resolve(registry, reference)
         layout.ensure(self._store.data_dir)
-        total = sum(one.size for one in image.layers)
-        blobs = _RegistryBlobs(
-            registry, f"{self._store.path}/partial", self._options.max_image_size, total
-        )
-        try:
-            record = convert(self._store, image, blobs)
-        finally:
-            blobs.close()
-        remember(self._store, f"docker://{reference}", record)
-        return record
+        with Board() as board:
+            blobs = _RegistryBlobs(
+                registry, f"{self._store.path}/partial", self._options.max_image_size, board
+            )
+            return convert(self._store, image, blobs, f"docker://{reference}")
 
     def _resolve(self, registry: Registry, reference: Reference) -> ImageSource:
         digest = reference.digest
@@ -177,9 +173,25 @@ def for_host(index: Document, what: str) -> Descriptor:
     return chosen
 
 
-def convert(store: Store, image: ImageSource, blobs: Provider) -> ImageRecord:
-    """Get the layers of an image and store it, unless it is there already."""
+def convert(
+    store: Store, image: ImageSource, blobs: Provider, address: str | None = None
+) -> ImageRecord:
+    """Get the layers of an image and store it, unless it is there already.
+
+    The image is then remembered as what an address stands for.
+    """
     about = describe_image(image)
+    # Until the image itself is stored nothing names its layers: keep `image gc` away.
+    with store.guard(exclusive=False):
+        record = _converted(store, image, about, blobs)
+        if address is not None:
+            remember(store, address, record)
+        return record
+
+
+def _converted(
+    store: Store, image: ImageSource, about: Description, blobs: Provider
+) -> ImageRecord:
     known = f"oci-image:{image.name}:{image.version}@{image.manifest_digest or image.config_digest}"
     found = store.remote(known)
     if found is not None and is_whole(store, found.key):
@@ -257,9 +269,10 @@ def _date(text: str | None) -> str:
 class _Verified(Sink):
     """Hashes a download and counts it, and breaks it off when it is no longer wanted."""
 
-    def __init__(self, algorithm: str, bar: _Bar, stopped: Callable[[], bool]) -> None:
+    def __init__(self, algorithm: str, board: Board, row: Row, stopped: Callable[[], bool]) -> None:
         self._algorithm = algorithm
-        self._bar = bar
+        self._board = board
+        self._row = row
         self._stopped = stopped
         self.restart()
 
@@ -267,6 +280,7 @@ class _Verified(Sink):
         """Begin again."""
         self._hash = hashlib.new(self._algorithm)
         self.size = 0
+        self._board.restart(self._row)
 
     def feed(self, chunk: bytes | bytearray | memoryview) -> None:
         """Take the next bytes."""
@@ -274,7 +288,7 @@ class _Verified(Sink):
             raise FetchError("broken off")
         self._hash.update(chunk)
         self.size += len(chunk)
-        self._bar.advance(len(chunk))
+        self._board.advance(self._row, len(chunk))
 
     @property
     def digest(self) -> str:
@@ -282,47 +296,14 @@ class _Verified(Sink):
         return f"{self._algorithm}:{self._hash.hexdigest()}"
 
 
-class _Bar:
-    """One line of progress for all layers, on a terminal; and a line for each layer."""
-
-    def __init__(self, total: int) -> None:
-        import sys
-
-        self._lock = threading.Lock()
-        self._bar = Progress("Downloading layers", total) if sys.stderr.isatty() else None
-
-    def begin(self, text: str) -> None:
-        """Tell that a layer is being downloaded."""
-        with self._lock:
-            if self._bar is not None:
-                self._bar.abort()
-            log.plain(text)
-
-    def advance(self, count: int) -> None:
-        """Note that more bytes have arrived."""
-        if self._bar is not None:
-            with self._lock:
-                self._bar.advance(count)
-
-    def close(self) -> None:
-        """End the line."""
-        if self._bar is not None:
-            with self._lock:
-                self._bar.abort()
-
-
 class _RegistryBlobs:
     """Downloads layers; what breaks off is continued by a later run."""
 
-    def __init__(self, registry: Registry, directory: str, limit: int, total: int) -> None:
+    def __init__(self, registry: Registry, directory: str, limit: int, board: Board) -> None:
         self._registry = registry
         self._directory = directory
         self._limit = limit
-        self._bar = _Bar(total)
-
-    def close(self) -> None:
-        """End the progress line."""
-        self._bar.close()
+        self._board = board
 
     def lock(self, digest: str) -> AbstractContextManager[None]:
         """Let one process at a time download a layer."""
@@ -333,9 +314,16 @@ class _RegistryBlobs:
         algorithm, _, value = layer.digest.partition(":")
         if layer.size > self._limit:
             raise FetchError(f"layer {layer.digest}: larger than the {self._limit} bytes allowed")
-        self._bar.begin(f"Downloading layer: {value}")
+        if not self._board.is_live:
+            log.plain(f"Downloading layer: {value}")
+        row = self._board.begin(f"Downloading layer {value[:_SHORT]}", layer.size)
+        try:
+            return self._download(layer, _Verified(algorithm, self._board, row, stopped))
+        finally:
+            self._board.end(row)
+
+    def _download(self, layer: Descriptor, sink: _Verified) -> Obtained:
         url = self._registry.url("blobs", layer.digest)
-        sink = _Verified(algorithm, self._bar, stopped)
         with download(
             self._registry, url, self._directory, sink=sink, limit=layer.size, label=""
         ) as got:
