@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from rkt_testkit.acibuilder import AciBuilder
-from rkt_testkit.network import in_namespace
+from rkt_testkit.network import in_namespace, write_conf
 from rkt_testkit.probes import needs
 
 if TYPE_CHECKING:
@@ -343,6 +343,134 @@ def test_pods_find_the_service(rkt: RktContext, service: Service, net: str) -> N
     assert os.path.exists(f"{rkt.pod_dir(uuid)}/mds-registered")
     rkt.rkt("rm", uuid)
     assert f"DELETE /pods/{uuid} - 200\n" in service.stop()
+
+
+def test_old_names_of_the_endpoints(service: Service) -> None:
+    """The specification called pods containers until 0.4."""
+    service.both()
+    ask = service.ask
+    assert ask("/container/uid") == (200, TEXT, UUID.encode())
+    assert ask("/container/annotations/") == ask("/pod/annotations")
+    assert ask("/container/annotations/ip-address") == (200, TEXT, b"10.1.2.3")
+    assert ask("/container/manifest") == ask("/pod/manifest")
+    signature = ask("/container/hmac/sign", {"content": b"x"}).body
+    form = {"content": b"x", "uid": UUID.encode(), "signature": signature}
+    assert ask("/container/hmac/verify", form) == (200, TEXT, b"")
+    assert ask("/container/hmac/verify", {**form, "content": b"y"}).status == 403
+    # Without a token only the supervisor of a pod can say whose a connection is.
+    connection = http.client.HTTPConnection("127.0.0.1", 18112)
+    connection.sock = tcp(service.rkt)
+    got = answer(connection, "GET", "/acMetadata/v1/pod/uuid", b"", {})
+    assert got == (401, TEXT, b"pod not found\n")
+
+
+def exchange(rkt: RktContext, *parts: bytes) -> bytes:
+    """Send bytes to the service, in pieces, and read all of what it answers."""
+    sock = tcp(rkt)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for part in parts:
+        sock.sendall(part)
+        time.sleep(0.05)  # only to make pieces likely; any cut must do
+    found = b""
+    try:
+        while data := sock.recv(65536):
+            found += data
+    except ConnectionResetError:
+        found += b"(reset)"  # or the end: whichever the kernel tells first
+    sock.close()
+    return found
+
+
+def test_connections_that_supervisors_carry(rkt: RktContext, service: Service) -> None:
+    service.both()
+    request = b"GET /acMetadata/v1/pod/uuid HTTP/1.1\r\nHost: x\r\nConnection: %s\r\n\r\n"
+    head, last = b"rkt-pod-token %s\n", request % b"close"
+    both = (request % b"keep-alive") + last
+    token = TOKEN.encode()
+    assert exchange(rkt, head % token + both).count(UUID.encode()) == 2
+    assert exchange(rkt, b"rkt-", b"pod-token " + token[:7], token[7:] + b"\n", last).endswith(
+        UUID.encode()
+    )
+    assert exchange(rkt, b"G", last[1:]).startswith(b"HTTP/1.1 401 ")
+    assert exchange(rkt, head % (b"f" * 32) + last).startswith(b"HTTP/1.1 401 ")
+    assert exchange(rkt, head % b"\xff\x00" + last).startswith(b"HTTP/1.1 401 ")
+    assert exchange(rkt, b"rkt-pod-token " + b"f" * 9999) in (b"", b"(reset)")
+    assert exchange(rkt, b"rkt-pod-tokem\r\n\r\n").startswith(b"HTTP/1.")
+    assert TOKEN not in service.stop()
+
+
+OLD = "http://169.254.169.255"
+
+
+@needs("cni", "iptables")
+@pytest.mark.usefixtures("service")
+@pytest.mark.parametrize("net", ["default", "default-restricted"])
+def test_the_address_that_old_images_know(rkt: RktContext, net: str) -> None:
+    """It leads to the service, in each pod to what is that pod's; port 80 stays the app's."""
+    script = (
+        "trap 'exit 0' TERM; "
+        f"wget -qO- {OLD}/acMetadata/v1/container/uid; echo; "
+        f"wget -qO- {OLD}:80/acMetadata/v1/apps/asks/image/id; echo; "
+        "httpd -p 0.0.0.0:80 -h /bin && wget -qO /dev/null http://127.0.0.1/sh && echo served; "
+        "ip -o -4 addr show lo; echo end; while :; do sleep 0.05; done"
+    )
+    image = AciBuilder("example.com/asks", exec=("/bin/sh", "-c", script)).busybox()
+    path = image.build(rkt.files).path
+    said, uuids = [], []
+    pods = []
+    for number in range(2):
+        uuid_file = f"{rkt.files}/uuid{number}"
+        pod = rkt.spawn(OPEN, "run", f"--net={net}", f"--uuid-file-save={uuid_file}", path)
+        assert pod.stdout is not None
+        lines: list[str] = []
+        while not lines or lines[-1] != "end":
+            line = pod.stdout.readline().decode()
+            assert line, lines
+            lines.append(line.rstrip())
+        with open(uuid_file) as file:
+            uuids.append(file.read())
+        said.append(lines)
+        pods.append(pod)
+    assert [lines[0] for lines in said] == uuids
+    assert len(set(uuids)) == 2
+    for lines in said:
+        assert lines[1].startswith("sha512-")
+        assert lines[2] == "served"
+        assert [line.split()[3] for line in lines[3:-1]] == ["127.0.0.1/8", "169.254.169.255/32"]
+    for pod in pods:
+        pod.terminate()
+        assert pod.wait(30) == 0
+        assert pod.stderr is not None
+        assert "169.254" not in pod.stderr.read().decode()
+    saved = rkt.run([*rkt.enter_argv(), "iptables-save"]).stdout
+    assert "169.254" not in saved
+
+
+@needs("cni", "iptables")
+def test_the_old_address_is_the_pods_own_affair(rkt: RktContext, service: Service) -> None:
+    """With the host's network, or unregistered, nothing is made; without iptables a warning."""
+    script = f"wget -qO- {OLD}/acMetadata/v1/pod/uuid 2>&1; ip -o -4 addr show lo"
+    image = AciBuilder("example.com/asks", exec=("/bin/sh", "-c", script)).busybox()
+    path = image.build(rkt.files).path
+    for flags in (["--net=host"], ["--net=default-restricted", "--mds-register=false"]):
+        said = rkt.rkt(OPEN, "run", *flags, path).stdout
+        assert "169.254.169.255/32" not in said
+        assert "wget: " in said
+    ipam = {"type": "host-local", "subnet": "10.33.0.0/24"}
+    write_conf(rkt, "10-plain.conf", {"name": "plain", "type": "ptp", "ipam": ipam})
+    empty = f"{rkt.files}/none"
+    with open(empty, "w") as file:
+        file.write("")
+    tools = os.path.realpath("/usr/sbin/iptables-restore")
+    hide = [*rkt.enter_argv(), "mount", "--bind", empty, tools]
+    assert rkt.run(hide).status == 0
+    result = rkt.rkt(OPEN, "run", "--net=plain", path)
+    assert rkt.run([*rkt.enter_argv(), "umount", tools]).status == 0
+    assert (
+        "rkt: warning: the pod finds the metadata service by AC_METADATA_URL only, not at "
+        "169.254.169.255: " in result.stderr
+    )
+    assert service.process.poll() is None
 
 
 def test_registration_on_request(rkt: RktContext, service: Service) -> None:

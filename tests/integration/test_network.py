@@ -31,6 +31,7 @@ PORTS = [
     {"name": "web", "protocol": "tcp", "port": 8080},
     {"name": "names", "protocol": "udp", "port": 8080},
     {"name": "81-tcp", "protocol": "tcp", "port": 81},
+    {"name": "calls", "protocol": "sctp", "port": 8082},
 ]
 BRIDGE: dict[str, Any] = {
     "cniVersion": "0.4.0", "name": "lan", "type": "bridge", "bridge": "lan0", "isGateway": True,
@@ -207,13 +208,16 @@ def test_dual_stack(rkt: RktContext, image: str) -> None:
     routes = [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]
     ipam = {"type": "host-local", "ranges": ranges, "routes": routes}
     write_conf(rkt, "10-dual.conf", {**BRIDGE, "name": "dual", "ipam": ipam})
-    pod = Running(rkt, image, "--net=dual", "--port=web:9090")
+    pod = Running(rkt, image, "--net=dual", "--port=web:9090,names:9091")
     v6 = pod.info[0]["ip6"]
     assert f"dual:ip4={pod.ip}, dual:ip6={v6}" in rkt.rkt("list").stdout
     with Outside(rkt) as outside, Server(outside.pid, "outside", 7), Server(pod.pid, "pod", 8080):
         assert ask(pod.pid, "2001:db8::2", 7) == "outside 2001:db8::1"
         assert ask(outside.pid, "2001:db8::1", 9090) == "pod 2001:db8::2"
         assert ask(rkt.holder, "::1", 9090).startswith("pod fd00:78::1")
+        assert ask(rkt.holder, "::1", 9091, "udp").startswith("pod fd00:78::1")
+        assert ask(outside.pid, "2001:db8::1", 9091, "udp") == "pod 2001:db8::2"
+        assert ask(rkt.holder, "127.0.0.1", 9091, "udp") == "pod 10.78.0.1"
         assert ask(rkt.holder, v6, 8080).startswith("pod fd00:78::")
     pod.end()
     assert "RKT-PFWD" not in rules(rkt)
@@ -237,6 +241,8 @@ def test_forwarded_ports(rkt: RktContext, image: str, net: str) -> None:
         assert ask(rkt.holder, "127.0.0.1", 9090) == f"pod {gateway}"
         assert ask(rkt.holder, "127.0.0.1", 9091, "udp") == f"pod {gateway}"
         assert ask(rkt.holder, "::1", 9090) == f"pod {gateway}"
+        assert ask(rkt.holder, "::1", 9091, "udp") == f"pod {gateway}"
+        assert ask(outside.pid, "2001:db8::1", 9091, "udp") == f"pod {gateway}"
         assert ask(outside.pid, "2001:db8::1", 9090) == f"pod {gateway}"
         assert ask(pod.pid, "192.0.2.1", 9090).startswith("pod ")
         assert ask(other.pid, "192.0.2.1", 9090).startswith("pod ")
@@ -255,6 +261,40 @@ def test_a_port_of_one_address_of_the_host(rkt: RktContext, image: str) -> None:
         assert ask(outside.pid, "192.0.2.1", 9090) == "failed: Connection refused"
         assert ask(rkt.holder, "::1", 9090) == "failed: Connection refused"
     pod.end()
+
+
+def test_a_port_of_an_ipv6_address_of_the_host(rkt: RktContext, image: str) -> None:
+    flags = ["--port=web:[::1]:9090", "--port=names:[2001:db8::1]:9091"]
+    with Outside(rkt) as outside:
+        pod = Running(rkt, image, "--net=default", *flags)
+        with Server(pod.pid, "pod", 8080):
+            assert ask(rkt.holder, "::1", 9090) == "pod 172.16.28.1"
+            assert ask(outside.pid, "2001:db8::1", 9090) == "failed: Connection refused"
+            assert ask(rkt.holder, "127.0.0.1", 9090) == "failed: Connection refused"
+            # Each gets its own answers, also when several ask at the same time.
+            for _ in range(3):
+                assert ask(outside.pid, "2001:db8::1", 9091, "udp") == "pod 172.16.28.1"
+                assert ask(rkt.holder, "2001:db8::1", 9091, "udp") == "pod 172.16.28.1"
+            assert ask(rkt.holder, "::1", 9091, "udp") == "failed: Connection refused"
+        pod.end()
+    result = rkt.rkt(OPEN, "run", "--net=default", "--port=web:[2001:db8::77]:80", image,
+                     status=254)  # fmt: skip
+    wanted = 'port "web": cannot take tcp port 80 of the host: "2001:db8::77" is no address of'
+    assert wanted in result.stderr
+
+
+@needs("sctp")
+@pytest.mark.usefixtures("bridge")
+def test_sctp(rkt: RktContext, image: str) -> None:
+    write_conf(rkt, "10-lan.conf", BRIDGE)
+    pod = Running(rkt, image, "--net=lan", "--port=calls:9093")
+    with Outside(rkt) as outside, Server(pod.pid, "pod", 8082, sctp=True):
+        assert ask(outside.pid, "192.0.2.1", 9093, "sctp") == "pod 192.0.2.2"
+        assert ask(rkt.holder, "127.0.0.1", 9093, "sctp") == "pod 10.77.0.1"
+        assert ask(rkt.holder, "::1", 9093, "sctp") == "pod 10.77.0.1"
+        assert ask(pod.pid, "192.0.2.1", 9093, "sctp").startswith("pod ")
+    pod.end()
+    assert "RKT-PFWD" not in rules(rkt)
 
 
 def test_a_pod_cannot_reach_what_listens_on_the_hosts_loopback(rkt: RktContext, image: str) -> None:

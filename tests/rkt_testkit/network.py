@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # Answers each TCP connection and each datagram with a name and the address that it came from.
 _SERVER = """
 import socket, sys, threading
-name, port = sys.argv[1], int(sys.argv[2])
+name, port, sctp = sys.argv[1], int(sys.argv[2]), sys.argv[3:] == ["sctp"]
 def text(peer): return f"{name} {peer[0].removeprefix('::ffff:')}\\n".encode()
 def tcp():
     while True:
@@ -25,12 +25,12 @@ def tcp():
         conn.sendall(text(peer)); conn.shutdown(1)
         while conn.recv(65536): pass
         conn.close()
-def make(kind):
-    s = socket.socket(socket.AF_INET6, kind)
+def make(kind, number=0):
+    s = socket.socket(socket.AF_INET6, kind, number)
     s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     s.bind(("::", port)); return s
-t, u = make(socket.SOCK_STREAM), make(socket.SOCK_DGRAM)
+t, u = make(socket.SOCK_STREAM, 132 if sctp else 0), make(socket.SOCK_DGRAM)
 t.listen(64)
 threading.Thread(target=tcp, daemon=True).start()
 print("ready", flush=True)
@@ -42,7 +42,8 @@ _CLIENT = """
 import socket, sys
 kind, ip, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
 s = socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET,
-                  socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM)
+                  socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM,
+                  132 if kind == "sctp" else 0)
 s.settimeout(4)
 try:
     s.connect((ip, port))
@@ -59,10 +60,12 @@ def in_namespace(pid: int, argv: Sequence[str]) -> list[str]:
 
 
 class Server:
-    """A server in the network namespace of a process."""
+    """A server in the network namespace of a process, of TCP (or SCTP) and UDP."""
 
-    def __init__(self, pid: int, name: str, port: int) -> None:
-        argv = in_namespace(pid, [sys.executable, "-c", _SERVER, name, str(port)])
+    def __init__(self, pid: int, name: str, port: int, *, sctp: bool = False) -> None:
+        argv = in_namespace(
+            pid, [sys.executable, "-c", _SERVER, name, str(port), *(["sctp"] if sctp else [])]
+        )
         self._process = subprocess.Popen(argv, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == b"ready\n"

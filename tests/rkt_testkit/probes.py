@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 from typing import TYPE_CHECKING
@@ -116,6 +117,14 @@ def _dnsname() -> str:
     return _program("dnsmasq")() if found else "no CNI plugin dnsname"
 
 
+def _sctp() -> str:
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP).close()
+    except OSError as err:
+        return f"the kernel has no SCTP: {err.strerror}"
+    return ""
+
+
 def _rkt() -> str:
     if not os.access(rkt_binary(), os.X_OK):
         return f'"{rkt_binary()}" is missing (make env)'
@@ -148,6 +157,7 @@ PROBES: dict[str, Callable[[], str]] = {
     "cni": _cni,
     "dnsname": _dnsname,
     "iptables": _program("iptables", "iptables-save"),
+    "sctp": _sctp,
     "registry": _program("docker-registry", "skopeo", "umoci"),
     "apt": _program("apt-get", "dpkg-deb"),
     "rkt": _rkt,

@@ -150,8 +150,8 @@ def test_decimal_numbers_in_isolators_are_kept() -> None:
             "hostPort must be in 1-65535 range - at $.ports[0]",
         ),
         (
-            {"ports": [{"name": "www", "hostPort": 80, "hostIP": "::1"}]},
-            'hostIP: "::1" is not a valid IP - at $.ports[0]',
+            {"ports": [{"name": "www", "hostPort": 80, "hostIP": "::g"}]},
+            'hostIP: "::g" is not a valid IP - at $.ports[0]',
         ),
         (
             {"ports": [{"name": "www", "hostPort": 80, "podPort": {"name": "x"}}]},

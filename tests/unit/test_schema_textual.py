@@ -119,6 +119,8 @@ def test_mount_volume() -> None:
         ("www:8080", ExposedPort("www", 8080)),
         ("www:127.0.0.1:80", ExposedPort("www", 80, "127.0.0.1")),
         ("8080-tcp:65535", ExposedPort("8080-tcp", 65535)),
+        ("www:[::1]:8080", ExposedPort("www", 8080, "::1")),
+        ("www:[2001:DB8:0::1]:80", ExposedPort("www", 80, "2001:db8::1")),
     ],
 )
 def test_port(text: str, port: ExposedPort) -> None:
@@ -135,6 +137,16 @@ def test_port(text: str, port: ExposedPort) -> None:
         (":80", '"" is not a valid port name: ACName cannot be empty'),
         ("www:1.2.3:80", '"1.2.3" is not a valid IP'),
         ("www::80", '"" is not a valid IP'),
+        ("www:::1:80", '"www:::1:80" is not in name:[ip:]port format'),
+        ("www:[::1:80", '"www:[::1:80" is not in name:[ip:]port format'),
+        ("www:[::1]80", '"www:[::1]80" is not in name:[ip:]port format'),
+        ("www[::1]:80", '"www[::1]:80" is not in name:[ip:]port format'),
+        ("www:[]:80", '"www:[]:80" is not in name:[ip:]port format'),
+        ("www:[1.2.3.4]:80", '"www:[1.2.3.4]:80" is not in name:[ip:]port format'),
+        ("www:[::g]:80", '"::g" is not a valid IP'),
+        ("www:[fe80::1%eth0]:80", '"fe80::1%eth0" is not a valid IP'),
+        ("www:[::1]:80:81", '"80:81" is not a valid port number'),
+        ("a:b:[::1]:80", f'"a:b" is not a valid port name: {ACN_CHARS}'),
         ("www:0", '"0" is not a valid port number'),
         ("www:65536", '"65536" is not a valid port number'),
         ("www:-1", '"-1" is not a valid port number'),
@@ -279,3 +291,31 @@ def test_parsers_fail_with_one_bounded_line_only(text: str) -> None:
         except BadValue as err:
             assert "\n" not in err.message
             assert len(err.message) < 5000
+
+
+@pytest.mark.parametrize(
+    ("text", "port"),
+    [
+        ("www:tcp:80::8080", ExposedPort("www", 8080, None, Port("www", "tcp", 80))),
+        ("www:udp:80:1.2.3.4:81", ExposedPort("www", 81, "1.2.3.4", Port("www", "udp", 80))),
+        ("www:tcp:80:[::1]:81", ExposedPort("www", 81, "::1", Port("www", "tcp", 80))),
+    ],
+)
+def test_port_of_a_pod_without_apps(text: str, port: ExposedPort) -> None:
+    assert textual.parse_sandbox_port(text) == port
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("www:tcp:80:81", "--port invalid format"),
+        ("www:tcp:80:::1:81", "--port invalid format"),
+        ("www:tcp", "--port invalid format"),
+        ("www:xtp:80::81", 'invalid protocol "xtp"'),
+        ("www:tcp:0::81", '"0" is not a valid port number'),
+        ("www:tcp:80:[::g]:81", '"::g" is not a valid IP'),
+    ],
+)
+def test_port_of_a_pod_without_apps_refuses(text: str, error: str) -> None:
+    with refused(error):
+        textual.parse_sandbox_port(text)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rkt.network.firewall import Forward
 
 PROTOCOLS = ("tcp", "udp", "sctp")
-_SCTP = 132
+SCTP = 132
 _BACKLOG = 128
 _NO_SUCH = (errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.ESOCKTNOSUPPORT)
 
@@ -40,14 +40,14 @@ class Reservation:
             wide = ":" in forward.host_ip
             if not wide:
                 self._take(forward, _socket.AF_INET, forward.host_ip or "0.0.0.0")
-            if forward.protocol == "tcp" and (wide or not forward.host_ip):
+            if wide or not forward.host_ip:
                 sock = self._take(forward, _socket.AF_INET6, forward.host_ip or "::")
                 if sock is not None:
                     self.relayed.append((sock, forward))
 
     def _take(self, forward: Forward, family: int, ip: str) -> _socket.socket | None:
         kind = _socket.SOCK_DGRAM if forward.protocol == "udp" else _socket.SOCK_STREAM
-        number = _SCTP if forward.protocol == "sctp" else 0
+        number = SCTP if forward.protocol == "sctp" else 0
         where = f"{forward.protocol} port {forward.host_port}"
         try:
             sock = _socket.socket(family, kind | _socket.SOCK_CLOEXEC, number)
@@ -58,6 +58,8 @@ class Reservation:
         try:
             if family == _socket.AF_INET6:
                 sock.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, 1)
+                if forward.protocol == "udp":
+                    sock.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_RECVPKTINFO, 1)
             if forward.protocol == "tcp":  # connections that ended lately are no obstacle
                 sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
             sock.bind((ip, forward.host_port))

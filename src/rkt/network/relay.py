@@ -1,4 +1,4 @@
-"""TCP connections that the packet filter cannot forward, carried by the supervisor.
+"""What the packet filter cannot forward, carried by the supervisor.
 
 The kernel never sends from ::1 into a network, and nothing translates IPv6 to IPv4.
 """
@@ -8,13 +8,17 @@ from __future__ import annotations
 import _socket
 import errno
 import os
+import time
 
 from rkt import log
+from rkt.network.ports import SCTP
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Protocol
+
+    Peer = tuple[str, int, int, int]  # an address of IPv6, as the socket module has it
 
     from rkt.network.ports import Reservation
     from rkt.network.result import Address
@@ -28,64 +32,185 @@ if TYPE_CHECKING:
         def forget(self, fd: int) -> None:
             """Stop watching."""
 
+        def after(self, seconds: float, callback: Callable[[], None]) -> object:
+            """Call back once."""
+
 
 _CHUNK = 64 << 10
 _MAX_CONNECTIONS = 256
+_MAX_DATAGRAM = 65535
+_BURST = 64  # datagrams until others get their turn
+_IDLE = 180.0  # as the kernel's connection tracking has it for a flow with answers
+_CONTROL = _socket.CMSG_SPACE(64)
 
 
-class Relay:
-    """Accepts connections and carries them to the pod."""
+class Carrier:
+    """Carries accepted connections somewhere else."""
 
-    __slots__ = ("_addresses", "_count", "_loop")
+    __slots__ = ("_count", "_loop")
 
-    def __init__(self, loop: Loop, reservation: Reservation, addresses: list[Address]) -> None:
+    def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        # A pod with IPv6 gets IPv6.
-        self._addresses = sorted(addresses, key=lambda address: -address.version)
         self._count = 0
-        for sock, forward in reservation.relayed:
-            loop.watch(sock.fileno(), lambda s=sock, f=forward: self._accept(s, f.pod_port))  # type: ignore[misc]
 
-    def _accept(self, listener: _socket.socket, port: int) -> None:
+    def accept(
+        self, listener: _socket.socket, target: tuple[str, int], first: bytes = b"",
+        protocol: int = 0,
+    ) -> None:  # fmt: skip
+        """Take a connection and carry it to `target`, which is told `first` before."""
         try:
             fd: int = listener._accept()[0]  # type: ignore[attr-defined]
         except OSError:
             return
         os.set_inheritable(fd, False)
-        if self._count >= _MAX_CONNECTIONS or not self._addresses:
+        if self._count >= _MAX_CONNECTIONS:
             os.close(fd)
             return
-        address = self._addresses[0]
-        family = _socket.AF_INET if address.version == 4 else _socket.AF_INET6
+        family = _socket.AF_INET6 if ":" in target[0] else _socket.AF_INET
         try:
-            far = _socket.socket(family, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+            far = _socket.socket(family, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC, protocol)
             far.setblocking(False)
             try:
-                far.connect((address.ip, port))
+                far.connect(target)
             except BlockingIOError:
                 pass
         except OSError as err:
-            log.debug(f"cannot reach {address.ip}:{port}: {err.strerror}")
+            log.debug(f"cannot reach {target[0]}:{target[1]}: {err.strerror}")
             os.close(fd)
             return
         os.set_blocking(fd, False)
         self._count += 1
-        _Pair(self._loop, fd, far.detach(), self._ended)
+        _Pair(self._loop, fd, far.detach(), self._ended, first)
 
     def _ended(self) -> None:
         self._count -= 1
 
 
+class Relay:
+    """Carries what comes to the host's ports to the pod."""
+
+    __slots__ = ("_addresses", "_carrier", "_datagrams")
+
+    def __init__(self, loop: Loop, reservation: Reservation, addresses: list[Address]) -> None:
+        self._carrier = Carrier(loop)
+        self._datagrams: list[Datagrams] = []
+        # A pod with IPv6 gets IPv6.
+        self._addresses = sorted(addresses, key=lambda address: -address.version)
+        if not self._addresses:
+            return
+        ip = self._addresses[0].ip
+        for sock, forward in reservation.relayed:
+            target = ip, forward.pod_port
+            if forward.protocol == "udp":
+                self._datagrams.append(Datagrams(loop, sock, target))
+                continue
+            number = SCTP if forward.protocol == "sctp" else 0
+            loop.watch(sock.fileno(), lambda s=sock, t=target, n=number: self._accept(s, t, n))  # type: ignore[misc]
+
+    def _accept(self, listener: _socket.socket, target: tuple[str, int], protocol: int) -> None:
+        self._carrier.accept(listener, target, protocol=protocol)
+
+
+class Datagrams:
+    """Carries datagrams that come to a socket, and the answers back.
+
+    Each sender gets a socket of its own towards the pod.  One that nothing came through for a
+    while is closed, and the one that was idle for longest if there are too many.
+    """
+
+    __slots__ = ("_flows", "_listener", "_loop", "_target", "_timing")
+
+    def __init__(self, loop: Loop, listener: _socket.socket, target: tuple[str, int]) -> None:
+        self._loop = loop
+        self._listener = listener
+        self._target = target
+        self._flows: dict[object, _Flow] = {}  # the one used last is the last
+        self._timing = False
+        loop.watch(listener.fileno(), self._inbound)
+
+    def _inbound(self) -> None:
+        for _ in range(_BURST):
+            try:
+                data, control, _flags, peer = self._listener.recvmsg(_MAX_DATAGRAM, _CONTROL)
+            except OSError:  # nothing more, or the error that an earlier answer met
+                return
+            # An answer comes from the address that was asked.
+            here = [item for item in control if item[1] == _socket.IPV6_PKTINFO]
+            key = peer, here[0][2] if here else b""
+            flow = self._flows.pop(key, None) or self._open(peer, here)
+            if flow is None:
+                continue
+            self._flows[key] = flow
+            flow.used = time.monotonic()
+            try:
+                flow.far.send(data)
+            except OSError as err:
+                log.debug(f"cannot reach {self._target[0]}: {err.strerror}")
+
+    def _open(self, peer: Peer, here: list[tuple[int, int, bytes]]) -> _Flow | None:
+        if len(self._flows) >= _MAX_CONNECTIONS:
+            self._close(next(iter(self._flows)))
+        family = _socket.AF_INET6 if ":" in self._target[0] else _socket.AF_INET
+        try:
+            far = _socket.socket(family, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+            far.setblocking(False)
+            far.connect(self._target)
+        except OSError as err:
+            log.debug(f"cannot reach {self._target[0]}: {err.strerror}")
+            return None
+        flow = _Flow(far, peer, here)
+        self._loop.watch(far.fileno(), lambda: self._outbound(flow))
+        if not self._timing:
+            self._timing = True
+            self._loop.after(_IDLE, self._expire)
+        return flow
+
+    def _outbound(self, flow: _Flow) -> None:
+        for _ in range(_BURST):
+            try:
+                data = flow.far.recv(_MAX_DATAGRAM)
+                flow.used = time.monotonic()
+                self._listener.sendmsg([data], flow.here, 0, flow.peer)
+            except OSError:  # nothing more, or nobody listens in the pod, or the sender has gone
+                return
+
+    def _expire(self) -> None:
+        now = time.monotonic()
+        for key in [key for key, flow in self._flows.items() if now - flow.used >= _IDLE]:
+            self._close(key)
+        self._timing = bool(self._flows)
+        if self._timing:
+            self._loop.after(_IDLE, self._expire)
+
+    def _close(self, key: object) -> None:
+        flow = self._flows.pop(key)
+        self._loop.forget(flow.far.fileno())
+        flow.far.close()
+
+
+class _Flow:
+    __slots__ = ("far", "here", "peer", "used")
+
+    def __init__(self, far: _socket.socket, peer: Peer, here: list[tuple[int, int, bytes]]) -> None:
+        self.far = far
+        self.peer = peer
+        self.here = here
+        self.used = time.monotonic()
+
+
 class _Pair:
     """Two sockets; each has a second descriptor, since the loop has one callback for each."""
 
-    def __init__(self, loop: Loop, near: int, far: int, ended: Callable[[], None]) -> None:
+    def __init__(
+        self, loop: Loop, near: int, far: int, ended: Callable[[], None], head: bytes
+    ) -> None:
         self.loop = loop
         self.ended = ended
         self.sockets = [near, far]
         self.open = 2
         first = _Way(self, near, os.dup(far))
         second = _Way(self, far, os.dup(near))
+        first.pending = head
         self.ways = (first, second)
         # Not before the connection to the pod stands: until then its side is not writable.
         first.wait_to_write()

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rkt.network.record import Attachment
     from rkt.network.relay import Loop
     from rkt.network.result import DNS
+    from rkt.network.wellknown import WellKnown
 
 
 class PodNetwork:
@@ -55,6 +56,7 @@ class PodNetwork:
         self._failures: list[NetworkError] = []
         self._reservation: Reservation | None = None
         self._relay: object = None
+        self._metadata: WellKnown | None = None
         self._programs = self._find_programs()
         self._take_ports()
 
@@ -179,6 +181,18 @@ class PodNetwork:
 
             self._relay = Relay(loop, self._reservation, self.forwardable.addresses)
 
+    def serve_metadata(self, loop: Loop, token: str) -> None:
+        """Lead the address of the metadata service that old images know to the service."""
+        from rkt.network import wellknown
+
+        try:
+            self._metadata = wellknown.WellKnown(self._netns, token)
+        except NetworkError as err:
+            log.warning(f"the pod finds the metadata service by AC_METADATA_URL only, not at "
+                        f"{wellknown.ADDRESS}: {err.message}")  # fmt: skip
+            return
+        self._metadata.start(loop)
+
     # What it is like
 
     @property
@@ -230,6 +244,8 @@ class PodNetwork:
 
     def tear_down(self) -> None:
         """Detach the pod and give back what it took; idempotent, failures are left to gc."""
+        if self._metadata is not None:
+            self._metadata.close()
         if self._reservation is not None:
             self._reservation.close()
         if self._lock < 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from _socket import AF_INET6, inet_ntop, inet_pton
 
 import msgspec
 from msgspec import field
@@ -46,6 +47,16 @@ _MAX_ID = 2**32 - 2
 def is_ipv4(text: str) -> bool:
     """Say whether a text is a dotted IPv4 address."""
     return len(text) <= 15 and _IPV4.fullmatch(text) is not None
+
+
+def host_address(text: str) -> str | None:
+    """Give an address of a host, IPv4 or IPv6, in its usual form; None for anything else."""
+    if is_ipv4(text):
+        return text
+    try:
+        return inet_ntop(AF_INET6, inet_pton(AF_INET6, text))
+    except (OSError, ValueError):
+        return None
 
 
 class Volume(msgspec.Struct, frozen=True, omit_defaults=True, rename={"read_only": "readOnly"}):
@@ -132,8 +143,11 @@ class ExposedPort(
             raise BadValue("hostPort must be in 1-65535 range")
         if self.host_ip == "":
             force_setattr(self, "host_ip", None)
-        if self.host_ip is not None and not is_ipv4(self.host_ip):
-            raise BadValue(f"hostIP: {quote(self.host_ip)} is not a valid IP")
+        if self.host_ip is not None:
+            address = host_address(self.host_ip)
+            if address is None:
+                raise BadValue(f"hostIP: {quote(self.host_ip)} is not a valid IP")
+            force_setattr(self, "host_ip", address)
 
 
 class RuntimeImage(msgspec.Struct, frozen=True, omit_defaults=True):

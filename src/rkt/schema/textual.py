@@ -12,7 +12,7 @@ import re
 import msgspec
 
 from rkt.schema.image import MountPoint, Port
-from rkt.schema.pod import ExposedPort, Mount, Volume, is_ipv4
+from rkt.schema.pod import ExposedPort, Mount, Volume, host_address
 from rkt.schema.types import (
     BadValue,
     parse_ac_identifier,
@@ -116,34 +116,58 @@ def parse_mount_volume(text: str) -> tuple[Volume, Mount]:
 
 
 def parse_port(text: str) -> ExposedPort:
-    """Read a value of --port, `NAME:HOSTPORT` or `NAME:IP:HOSTPORT`; raises BadValue."""
+    """Read a value of --port, `NAME:HOSTPORT` or `NAME:IP:HOSTPORT`; raises BadValue.
+
+    An IPv6 address is in brackets.
+    """
+    name, ip, port = _split_port(text, f"{quote(text)} is not in name:[ip:]port format")
+    return _exposed(name, ip, port)
+
+
+def _split_port(text: str, malformed: str) -> tuple[str, str | None, str]:
+    head, bracket, rest = text.partition("[")
+    if bracket:
+        ip, bracket, port = rest.partition("]")
+        if not (head.endswith(":") and port.startswith(":") and ":" in ip):
+            raise BadValue(malformed)
+        return head[:-1], ip, port[1:]
     parts = text.split(":")
     if len(parts) not in (2, 3):
-        raise BadValue(f"{quote(text)} is not in name:[ip:]port format")
-    name, port = parts[0], parts[-1]
+        raise BadValue(malformed)
+    return parts[0], parts[1] if len(parts) == 3 else None, parts[-1]
+
+
+def _exposed(name: str, ip: str | None, port: str) -> ExposedPort:
     try:
         parse_ac_name(name)
     except BadValue as err:
         raise BadValue(f"{quote(name)} is not a valid port name: {err.message}") from None
-    ip = parts[1] if len(parts) == 3 else None
-    if ip is not None and not is_ipv4(ip):
+    if ip is not None and host_address(ip) is None:
         raise BadValue(f"{quote(ip)} is not a valid IP")
+    return ExposedPort(name, _port_number(port), ip)
+
+
+def _port_number(port: str) -> int:
     if not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
         raise BadValue(f"{quote(port)} is not a valid port number")
-    return ExposedPort(name, int(port), ip)
+    return int(port)
 
 
 def parse_sandbox_port(text: str) -> ExposedPort:
     """Read a port of a pod without apps, `NAME:PROTOCOL:PODPORT:HOSTIP:HOSTPORT`."""
-    parts = text.split(":")
-    if len(parts) != 5:
-        raise BadValue("--port invalid format")
-    name, protocol, inner, ip, outer = parts
+    malformed = "--port invalid format"
+    parts = text.split(":", 3)
+    if len(parts) != 4:
+        raise BadValue(malformed)
+    name, protocol, inner, outer = parts
+    _, ip, port = _split_port(f"{name}:{outer}", malformed)
+    if ip is None:
+        raise BadValue(malformed)
     if protocol not in ("tcp", "udp"):
         raise BadValue(f"invalid protocol {quote(protocol)}")
-    exposed = parse_port(f"{name}:{ip}:{outer}" if ip else f"{name}:{outer}")
-    number = parse_port(f"{name}:{inner}").host_port
-    return ExposedPort(name, exposed.host_port, exposed.host_ip, Port(name, protocol, number))
+    exposed = _exposed(name, ip or None, port)
+    pod_port = Port(name, protocol, _port_number(inner))
+    return ExposedPort(name, exposed.host_port, exposed.host_ip, pod_port)
 
 
 def parse_mount_point(text: str) -> MountPoint:

@@ -14,6 +14,7 @@ import signal
 import socket
 import struct
 import sys
+import weakref
 from urllib.parse import unquote_to_bytes
 
 from aiohttp import web
@@ -31,7 +32,11 @@ if TYPE_CHECKING:
 
 _TEXT = {"Content-Type": "text/plain; charset=us-ascii"}
 _JSON = {"Content-Type": "application/json"}
-_PREFIX = "/{token}/acMetadata/v1"
+_PATH = "/acMetadata/v1"
+_PREFIX = f"/{{token}}{_PATH}"
+_PREAMBLE = b"rkt-pod-token "
+_MAX_PREAMBLE = 256
+_FIRST_BYTES = 10.0
 _MAX_FORM = 1 << 20
 _MAX_FIELDS = 100
 _MAX_MANIFEST = 16 << 20
@@ -53,6 +58,12 @@ class Public:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
+        self._tokens: weakref.WeakKeyDictionary[asyncio.BaseTransport, str]
+        self._tokens = weakref.WeakKeyDictionary()
+
+    def know(self, transport: asyncio.BaseTransport, token: str) -> None:
+        """Note whose a connection is: its URLs need no token."""
+        self._tokens[transport] = token
 
     def application(self) -> web.Application:
         """Give the application with all public paths."""
@@ -69,14 +80,24 @@ class Public:
             ("GET", "/apps/{app}/image/manifest", self.image_manifest),
             ("GET", "/apps/{app}/image/id", self.image_id),
         ]
-        for method, path, handler in routes:
-            app.router.add_route(method, _PREFIX + path, handler)
-            if path.endswith("/annotations"):  # as rkt 0.8 had them
-                app.router.add_route(method, f"{_PREFIX}{path}/", handler)
+        # As the specification had it until 0.4; some images speak no other.
+        old = [
+            (method, path.replace("/pod/", "/container/").replace("/uuid", "/uid"), handler)
+            for method, path, handler in routes
+            if path.startswith("/pod/")
+        ]
+        for method, path, handler in (*routes, *old):
+            for prefix in (_PREFIX, _PATH):
+                app.router.add_route(method, prefix + path, handler)
+                if path.endswith("/annotations"):  # as rkt 0.8 had them
+                    app.router.add_route(method, f"{prefix}{path}/", handler)
         return app
 
     def _pod(self, request: web.Request) -> Pod:
-        pod = self._registry.pod(request.match_info["token"])
+        token = request.match_info.get("token")
+        if token is None and request.transport is not None:
+            token = self._tokens.get(request.transport)
+        pod = self._registry.pod(token or "")
         if pod is None:
             raise Failure(401, "pod not found")
         return pod
@@ -139,7 +160,8 @@ class Public:
         self._pod(request)
         form = await _form(request)
         try:
-            uuid = parse_uuid(form.get("uuid", b"").decode("utf-8", "replace"))
+            name = form.get("uuid") or form.get("uid", b"")  # the latter until 0.4
+            uuid = parse_uuid(name.decode("utf-8", "replace"))
         except ValueError as err:
             raise Failure(400, f"uuid field missing or malformed: {err}") from err
         content = form.get("content")
@@ -306,6 +328,56 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
     return response
 
 
+class Front(asyncio.Protocol):
+    """Looks at the first bytes of a connection.
+
+    A pod's supervisor that carries a connection from the address that old images know begins it
+    with a line that tells the pod's token; all else is HTTP from the start.
+    """
+
+    def __init__(self, public: Public, server: web.Server) -> None:
+        self._public = public
+        self._server = server
+        self._data = b""
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Wait for the first bytes, not for ever."""
+        if isinstance(transport, asyncio.Transport):
+            self._transport = transport
+            self._timer = asyncio.get_running_loop().call_later(_FIRST_BYTES, transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        """Forget it."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        """Hand the connection on to the server as soon as it is known whose it is."""
+        self._data += data
+        told = self._data[: len(_PREAMBLE)]
+        rest = self._data
+        if self._transport is None or self._transport.is_closing():
+            return
+        if told == _PREAMBLE:
+            line, end, rest = self._data[len(_PREAMBLE) :].partition(b"\n")
+            if not end:
+                if len(line) > _MAX_PREAMBLE:
+                    self._transport.abort()
+                return
+            self._public.know(self._transport, line.decode("ascii", "replace"))
+        elif _PREAMBLE.startswith(told):
+            return  # too short to say
+        if self._timer is not None:
+            self._timer.cancel()
+        handler = self._server()
+        self._transport.set_protocol(handler)
+        handler.connection_made(self._transport)
+        if rest:
+            handler.data_received(rest)
+
+
 async def serve(
     registry: Registry, public: list[socket.socket], registration: socket.socket
 ) -> None:
@@ -314,20 +386,26 @@ async def serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    inner = Registration(registry)
-    runners = [_runner(Public(registry).application()), _runner(inner.application())]
+    inner, outer = Registration(registry), Public(registry)
+    runners = [_runner(outer.application()), _runner(inner.application())]
+    servers: list[asyncio.Server] = []
     sweeper = loop.create_task(inner.sweep())
     try:
         for runner in runners:
             await runner.setup()
+        server = runners[0].server
+        if server is None:
+            raise RktError("the metadata service cannot run")
         for sock in public:
-            await web.SockSite(runners[0], sock).start()
+            servers.append(await loop.create_server(lambda: Front(outer, server), sock=sock))
         await web.SockSite(runners[1], registration).start()
         log.plain("metadata service running...")
         await stop.wait()
     finally:
         sweeper.cancel()
         log.plain("metadata service exiting...")
+        for listening in servers:
+            listening.close()
         for runner in runners:
             await runner.cleanup()
 

@@ -227,6 +227,8 @@ class Pod:
             podnet.use_resolver(network, self.rootfs, plans)
         if self.supervisor is not None:
             network.relay(self.supervisor.loop)
+            if self.options.mds_token:
+                network.serve_metadata(self.supervisor.loop, self.options.mds_token)
 
     def plan_late(self, app: manifest.App) -> spec.AppPlan:
         """Resolve all about an app that is added to the running pod."""
