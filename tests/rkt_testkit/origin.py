@@ -34,6 +34,7 @@ class Request(NamedTuple):
     host: str
     path: str
     headers: Mapping[str, str]
+    body: str = ""
 
     @property
     def url(self) -> str:
@@ -199,7 +200,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """Answer from the table of resources."""
         origin = self.server.origin
         host = self.headers.get("Host", "").partition(":")[0]
-        request = Request(self.command, host, self.path, dict(self.headers.items()))
+        length = int(self.headers.get("Content-Length", "0"))
+        body = self.rfile.read(length).decode()
+        request = Request(self.command, host, self.path, dict(self.headers.items()), body)
         origin.requests.append(request)
         found = origin.resources.get(request.url)
         if found is None:
@@ -216,6 +219,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._head(304, {"ETag": found.etag, **found.headers}, None)
         else:
             self._body(found, faulty=faulty)
+
+    do_POST = do_GET
 
     def _body(self, found: Resource, *, faulty: bool) -> None:
         headers = {"Content-Type": found.kind, **found.headers}

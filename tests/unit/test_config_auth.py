@@ -163,9 +163,9 @@ def test_open_files_are_told(tmp_path: pathlib.Path, capsys: pytest.CaptureFixtu
 # --- docker's and podman's files ---------------------------------------------------------------
 
 
-def user_file(path: pathlib.Path, auths: dict[str, object]) -> None:
+def user_file(path: pathlib.Path, auths: dict[str, object], **more: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"auths": auths, "credsStore": "x"}))
+    path.write_text(json.dumps({"auths": auths, **more}))
     path.chmod(0o600)
 
 
@@ -210,6 +210,104 @@ def test_a_damaged_file_of_docker_is_only_told(
     found = Credentials([], {"DOCKER_CONFIG": str(tmp_path), "XDG_RUNTIME_DIR": "/nonexistent"})
     assert found.registry("quay.io", "x") is None
     assert capsys.readouterr().err.startswith(f'rkt: warning: "{path}": error at line 1, column 2')
+
+
+HELPER = """\
+#!/bin/sh
+read host
+echo "$host $HOME" >> {log}
+case $1$host in
+gethelped.org) echo '{{"ServerURL":"x","Username":"h","Secret":"s"}}' ;;
+gettoken.org) echo '{{"ServerURL":"x","Username":"<token>","Secret":"t0ken"}}' ;;
+gethttps://index.docker.io/v1/) echo '{{"Username":"hub","Secret":"s"}}' ;;
+getlocked.org) echo 'the store is locked'; exit 1 ;;
+getodd.org) echo 'hello' ;;
+*) echo 'credentials not found in native keychain'; exit 1 ;;
+esac
+"""
+
+
+@pytest.fixture
+def helped(tmp_path: pathlib.Path) -> dict[str, str]:
+    """Give an environment with a helper program."""
+    program = tmp_path / "bin/docker-credential-mine"
+    program.parent.mkdir()
+    program.write_text(HELPER.format(log=tmp_path / "log"))
+    program.chmod(0o755)
+    return {
+        "HOME": str(tmp_path), "PATH": f"{program.parent}:/usr/bin:/bin",
+        "XDG_RUNTIME_DIR": str(tmp_path),
+    }  # fmt: skip
+
+
+def test_credential_helpers(
+    tmp_path: pathlib.Path, helped: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    auths = {"quay.io": {"auth": encoded("q:docker")}, "helped.org": {}}
+    path = tmp_path / ".docker/config.json"
+    user_file(path, auths, credsStore="mine", credHelpers={"only.org": "gone"})
+    found = Credentials([], helped)
+    login = found.registry("helped.org", "x")
+    assert login is not None
+    assert (login.user, login.password.reveal) == ("h", "s")
+    login = found.registry("token.org", "x")
+    assert login is not None and login.identity_token is not None
+    assert login.identity_token.reveal == "t0ken"
+    login = found.registry("registry-1.docker.io", "x")
+    assert login is not None
+    assert login.user == "hub"
+    login = found.registry("quay.io", "x")  # what the file has needs no helper
+    assert login is not None
+    assert login.user == "q"
+    assert found.registry("none.org", "x") is None
+    assert capsys.readouterr().err == ""
+    hosts = ["helped.org", "token.org", "https://index.docker.io/v1/", "none.org"]
+    assert (tmp_path / "log").read_text() == "".join(f"{host} {tmp_path}\n" for host in hosts)
+    mine = 'credential helper "docker-credential-mine" gives no credentials:'
+    for host, text in (
+        ("only.org", 'there is no program "docker-credential-gone": no credentials'),
+        ("locked.org", f"{mine} exited with status 1: the store is locked"),
+        ("odd.org", f"{mine} answer: error at line 1, column 1: "),
+    ):
+        assert found.registry(host, "x") is None
+        assert capsys.readouterr().err.startswith(f'rkt: warning: "{path}": {text}')
+
+
+def test_helpers_that_are_not_run(
+    tmp_path: pathlib.Path, helped: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / ".docker/config.json"
+    user_file(path, {}, credHelpers={"helped.org": "../bin/docker-credential-mine"})
+    assert Credentials([], helped).registry("helped.org", "x") is None
+    assert capsys.readouterr().err == (
+        f'rkt: warning: "{path}": "../bin/docker-credential-mine" cannot be a credential helper\n'
+    )
+    user_file(path, {}, credHelpers={"helped.org": "mine"})
+    path.chmod(0o622)
+    assert Credentials([], helped).registry("helped.org", "x") is None
+    assert capsys.readouterr().err == (
+        f'rkt: warning: "{path}": its credential helper "mine" is not run, since the file is '
+        "another user's or can be written by others\n"
+    )
+    assert not (tmp_path / "log").exists()
+
+
+def test_identity_tokens_and_odd_files(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "auth.json"
+    env = {"REGISTRY_AUTH_FILE": str(path)}
+    auth = {"auth": encoded("00000000-0000-0000-0000-000000000000:"), "identitytoken": "long"}
+    user_file(path, {"quay.io": auth})
+    login = Credentials([], env).registry("quay.io", "x")
+    assert login is not None and login.identity_token is not None
+    assert login.identity_token.reveal == "long"
+    assert "long" not in repr(login.identity_token)
+    path.chmod(0o644)
+    assert Credentials([], env).registry("quay.io", "x") is not None
+    assert capsys.readouterr().err == (
+        f'rkt: warning: "{path}" holds credentials and others can read it; run: chmod o= {path}\n'
+    )
 
 
 # --- AWS ---------------------------------------------------------------------------------------

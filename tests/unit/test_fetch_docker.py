@@ -289,6 +289,57 @@ def test_token_without_credentials_and_with_docker_s_own(
     assert sent == f"Basic {secret}"
 
 
+def test_identity_token(
+    origin: Origin, fetch: Callable[..., ImageRecord], tmp_path: pathlib.Path
+) -> None:
+    publish(origin, image())
+    protect(origin, "Bearer t", 'Bearer realm="https://auth.example.com/token",service="reg"')
+    answer = origin.put("auth.example.com/token", '{"access_token":"t"}')
+    path = tmp_path / "auth.json"
+    path.write_text(json.dumps({"auths": {HOST: {"identitytoken": "se&cret"}}}))
+    path.chmod(0o600)
+    env = {"REGISTRY_AUTH_FILE": str(path)}
+    fetch(env=env)
+    (asked,) = origin.asked("auth.example.com/token")
+    assert (asked.method, asked.path) == ("POST", "/token")
+    assert "Authorization" not in asked.headers
+    assert asked.body == (
+        "grant_type=refresh_token&service=reg&scope=repository%3Aapp%3Apull&client_id=rkt&"
+        "refresh_token=se%26cret"
+    )
+    answer.redirect = "https://evil.example.com/token"
+    text = refusal(fetch, FetchError, env=env)
+    assert text == '"https://auth.example.com/token": redirects what must go nowhere else'
+    assert origin.asked("evil.example.com/token") == []
+    # where there is no token server it is of no use
+    protect(origin, "never", "Basic")
+    with pytest.raises(AuthError) as caught:
+        fetch(env=env)
+    assert caught.value.hint == f'the credentials for "{HOST}" are refused'
+
+
+def test_a_helper_is_only_asked_when_the_registry_asks(
+    origin: Origin, fetch: Callable[..., ImageRecord], tmp_path: pathlib.Path
+) -> None:
+    publish(origin, image())
+    program = tmp_path / "docker-credential-mine"
+    program.write_text(f"""#!/bin/sh
+echo asked >> {tmp_path}/log
+echo '{{"Username":"me","Secret":"pw"}}'
+""")
+    program.chmod(0o755)
+    path = tmp_path / "auth.json"
+    path.write_text(json.dumps({"credHelpers": {HOST: "mine"}}))
+    path.chmod(0o600)
+    env = {"REGISTRY_AUTH_FILE": str(path), "PATH": f"{tmp_path}:/bin"}
+    fetch(env=env)
+    assert not (tmp_path / "log").exists()
+    secret = base64.b64encode(b"me:pw").decode()
+    protect(origin, f"Basic {secret}", "Basic")
+    fetch(env=env)
+    assert (tmp_path / "log").read_text() == "asked\n"
+
+
 def test_refused(origin: Origin, fetch: Callable[..., ImageRecord], tmp_path: pathlib.Path) -> None:
     publish(origin, image())
     protect(origin, "never", "Basic")

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
+    from rkt.config.login import Login
     from rkt.fetch.layers import Provider
     from rkt.fetch.options import Options
     from rkt.fetch.progress import Row
@@ -100,10 +101,7 @@ class DockerFetcher:
         """
         log.info(f"fetching image from {one_line(address)}")
         log.warning("signature verification has been disabled")
-        login = None
-        if self._options.credentials is not None:
-            login = self._options.credentials().registry(reference.host, reference.repository)
-        registry = Registry(self._client, reference, login)
+        registry = Registry(self._client, reference, lambda: self._login(reference))
         image = self._resolve(registry, reference)
         layout.ensure(self._store.data_dir)
         with Board() as board:
@@ -111,6 +109,10 @@ class DockerFetcher:
                 registry, f"{self._store.path}/partial", self._options.max_image_size, board
             )
             return convert(self._store, image, blobs, f"docker://{reference}")
+
+    def _login(self, reference: Reference) -> Login | None:
+        read = self._options.credentials
+        return read().registry(reference.host, reference.repository) if read is not None else None
 
     def _resolve(self, registry: Registry, reference: Reference) -> ImageSource:
         digest = reference.digest

@@ -192,11 +192,24 @@ class Client:
             where = target
         raise FetchError(f'"{shown(url)}": more than {_MAX_REDIRECTS} redirects')
 
+    def post(self, url: str, form: Mapping[str, str]) -> Reply:
+        """Send a form to exactly this URL; the caller closes the reply.  Raises FetchError."""
+        from urllib.parse import urlencode
+
+        kind = {"Content-Type": "application/x-www-form-urlencoded"}
+        raw = self._request(url, kind, body=urlencode(form))
+        if raw.status in _REDIRECTS:
+            raw.close()
+            raise FetchError(f'"{shown(url)}": redirects what must go nowhere else')
+        return _checked(Reply(raw, url, self._stall))
+
     def _allows(self, where: str, target: str) -> bool:
         is_downgrade = urlsplit(where).scheme == "https" and urlsplit(target).scheme == "http"
         return self._insecure.http or not is_downgrade
 
-    def _request(self, url: str, headers: Mapping[str, str]) -> BaseHTTPResponse:
+    def _request(
+        self, url: str, headers: Mapping[str, str], *, body: str | None = None
+    ) -> BaseHTTPResponse:
         import urllib3.exceptions as failures
         from urllib3.util import Timeout, make_headers
 
@@ -212,7 +225,8 @@ class Client:
                 sent.update(self._credentials(url))
         try:
             return self._pool(url).urlopen(
-                "GET", shown(url), headers=sent, redirect=False, retries=False,
+                "GET" if body is None else "POST", shown(url), body=body, headers=sent,
+                redirect=False, retries=False,
                 preload_content=False, decode_content=False,
                 timeout=Timeout(connect=CONNECT_TIMEOUT, read=self._stall),
             )  # fmt: skip

@@ -18,9 +18,9 @@ from rkt.fetch.http import Unreachable, shown
 from rkt.schema import codec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-    from rkt.config.auth import Login
+    from rkt.config.login import Login
     from rkt.fetch.http import Client, Reply
     from rkt.schema.docker import Reference
 
@@ -45,12 +45,21 @@ class _Errors(msgspec.Struct, frozen=True):
 
 
 class Registry:
-    """Where one repository is; may be used by several threads."""
+    """Where one repository is; may be used by several threads.
 
-    def __init__(self, client: Client, reference: Reference, login: Login | None) -> None:
+    `find_login` is called, once, when the registry wants to know who asks.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        reference: Reference,
+        find_login: Callable[[], Login | None] | None = None,
+    ) -> None:
         self._client = client
         self._reference = reference
-        self._login = login
+        self._find_login = find_login
+        self._login: Login | None = None
         self._lock = threading.Lock()
         self._authorization = ""
         self._schemes = ["https", "http"] if client.insecure.http else ["https"]
@@ -113,6 +122,9 @@ class Registry:
         with self._lock:
             if self._authorization != used:
                 return True  # another thread was here
+            if self._find_login is not None:
+                self._login = self._find_login()
+                self._find_login = None
             kind, _, rest = challenge.strip().partition(" ")
             values = {
                 found[1].lower(): re.sub(r"\\(.)", r"\1", found[2]) if found[2] else found[3] or ""
@@ -121,8 +133,11 @@ class Registry:
             if kind.lower() == "bearer" and values.get("realm"):
                 self._authorization = f"Bearer {self._token(values)}"
                 return True
-            if kind.lower() == "basic" and self._login is not None and self._is_https():
-                self._authorization = self._login.header()
+            login = self._login
+            if kind.lower() == "basic" and login is not None and self._is_https():
+                if login.identity_token is not None:
+                    return False  # only a token server takes it
+                self._authorization = login.header()
                 return self._authorization != used
             return False
 
@@ -137,19 +152,11 @@ class Registry:
                 f'"{self._reference.host}": its token server "{one_line(realm)}" is not on https'
             )
         scope = values.get("scope") or f"repository:{self._reference.repository}:pull"
-        query = [("scope", one) for one in scope.split(" ")]
-        if values.get("service"):
-            query.insert(0, ("service", values["service"]))
-        private = {}
-        if self._login is not None and parts.scheme == "https":
-            query.insert(0, ("account", self._login.user))
-            private["Authorization"] = self._login.header()
-        url = f"{realm}{'&' if parts.query else '?'}{urlencode(query)}"
-        with self._client.open(url, private=private) as reply:
+        with self._ask(realm, values.get("service", ""), scope) as reply:
             if reply.status in (401, 403):
                 raise AuthError(
                     f'"{shown(realm)}": bad HTTP status code: {reply.status}',
-                    hint=self._refused(url).hint,
+                    hint=self._refused(realm).hint,
                 )
             if reply.status != 200:
                 raise HTTPStatusError(reply.status, shown(realm))
@@ -162,6 +169,26 @@ class Registry:
         if not _TOKEN.fullmatch(token):
             raise AuthError(f'"{shown(realm)}": gives no usable token')
         return token
+
+    def _ask(self, realm: str, service: str, scope: str) -> Reply:
+        """Ask a token server: with an identity token as OAuth 2 wants it, else in docker's way."""
+        parts = urlsplit(realm)
+        login = self._login if parts.scheme == "https" else None
+        if login is not None and login.identity_token is not None:
+            form = {
+                "grant_type": "refresh_token", "service": service, "scope": scope,
+                "client_id": "rkt", "refresh_token": login.identity_token.reveal,
+            }  # fmt: skip
+            return self._client.post(realm, form)
+        query = [("scope", one) for one in scope.split(" ")]
+        if service:
+            query.insert(0, ("service", service))
+        private = {}
+        if login is not None:
+            query.insert(0, ("account", login.user))
+            private["Authorization"] = login.header()
+        url = f"{realm}{'&' if parts.query else '?'}{urlencode(query)}"
+        return self._client.open(url, private=private)
 
 
 def _status_error(reply: Reply) -> FetchError:
