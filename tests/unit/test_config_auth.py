@@ -243,7 +243,7 @@ def helped(tmp_path: pathlib.Path) -> dict[str, str]:
 def test_credential_helpers(
     tmp_path: pathlib.Path, helped: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    auths = {"quay.io": {"auth": encoded("q:docker")}, "helped.org": {}}
+    auths: dict[str, object] = {"quay.io": {"auth": encoded("q:docker")}, "helped.org": {}}
     path = tmp_path / ".docker/config.json"
     user_file(path, auths, credsStore="mine", credHelpers={"only.org": "gone"})
     found = Credentials([], helped)
