@@ -10,6 +10,9 @@ metadata  requests a second of `rkt metadata-service` on one core
 docker  `rkt fetch docker://` against `podman pull` and skopeo + umoci, from a registry on loopback
 fetch  `rkt fetch` (verify, store, unpack) against gpgv, sha512sum and tar by hand; disk used
 images  `rkt image list` of 1000 stored images against an interpreter that does nothing
+pods   `rkt list` and `rkt gc` of 1000 pods against `podman ps -a` and `podman rm` of containers
+stop   `rkt stop` of a sleeping app against `podman stop -t 0`
+logs   600 MB of short lines into the log of a pod against conmon's
 
 All sides run in one private mount and network namespace, where a hybrid host's version 2 control
 group tree is hidden (crun 1.8 refuses to run while it sees it), with the same runtime.
@@ -37,7 +40,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, os.path.join(REPOSITORY, "tests"))
+sys.path[:0] = [REPOSITORY, os.path.join(REPOSITORY, "tests")]
+
+from benchmarks.pods import Pods  # noqa: E402
 
 from rkt_testkit.acibuilder import AciBuilder  # noqa: E402
 from rkt_testkit.keyring import Keyring  # noqa: E402
@@ -45,7 +50,9 @@ from rkt_testkit.oci import Image, Layer  # noqa: E402
 from rkt_testkit.probes import SEARCH, rkt_binary  # noqa: E402
 
 ENV = {"PATH": SEARCH, "LANG": "C.UTF-8", "HOME": "/root"}
-KINDS = ("start", "run", "network", "metadata", "docker", "fetch", "images")
+KINDS = (
+    "start", "run", "network", "metadata", "docker", "fetch", "images", "pods", "stop", "logs",
+)  # fmt: skip
 UNIFIED = "/sys/fs/cgroup/unified"
 
 
@@ -123,6 +130,8 @@ class Bench:
         self.runs: int = options.runs
         self.fetch_runs: int = options.fetch_runs
         self.megabytes: int = options.megabytes
+        self.pod_count: int = options.pods
+        self._pods: Pods | None = None
         self.rkt = [
             rkt_binary(), f"--dir={work}/data", f"--system-config={work}/system",
             f"--local-config={work}/local",
@@ -312,6 +321,49 @@ class Bench:
         state = f"--root={self.work}/bare"
         return command(runtime, state, "run", "--bundle", bundle, "rkt-bench-bare")
 
+    # --- pods ------------------------------------------------------------------------------------
+
+    def many(self) -> Pods:
+        """Make pods and containers of one image."""
+        if self._pods is None:
+            runtime = self.runtime()
+            self._pods = Pods(self.work, self.rkt, self.podman(runtime), ENV)
+        return self._pods
+
+    def pods(self) -> None:
+        """Compare listing and removing many."""
+        many = self.many()
+        many.fill(self.pod_count, limits())
+        title = f"Listing {self.pod_count}"
+        times = compare(title, [
+            Side("rkt list", command(*self.rkt, "list")),
+            Side("podman ps -a", command(*many.podman, "ps", "-a")),
+        ], self.runs)  # fmt: skip
+        goal("rkt list : podman ps -a", ratio(times, "rkt list", "podman ps -a"), 0.3)
+        ours, theirs = many.take_away()
+        table(f"Removing {self.pod_count}", {"rkt gc": [ours], "podman rm": [theirs]})
+        goal("rkt gc : podman rm", ours / theirs, 0.2)
+
+    def stop(self) -> None:
+        """Compare stopping an app that sleeps."""
+        ours, stop_ours, end_ours, theirs, stop_theirs, end_theirs = self.many().stopping(limits())
+        times = compare("Stopping a sleeping app", [
+            Side("rkt stop", stop_ours, ours),
+            Side("podman stop -t 0", stop_theirs, theirs),
+        ], self.runs)  # fmt: skip
+        end_ours()
+        end_theirs()
+        goal("rkt stop : podman stop", ratio(times, "rkt stop", "podman stop -t 0"), 0.5)
+
+    def logs(self) -> None:
+        """Compare keeping a log."""
+        many = self.many()
+        found = [(*many.flood_ours(), many.flood_theirs(limits())) for _ in range(self.fetch_runs)]
+        rate, memory, conmon = (statistics.median(column) for column in zip(*found, strict=True))
+        print(f"\nLogging 600 MB of 100-byte lines: rkt {rate:.0f} MB/s, conmon {conmon:.0f} MB/s")
+        goal("wanted (100 MB/s or twice conmon's) : rkt", min(100, 2 * conmon) / rate, 1.0)
+        goal("memory of the supervisor in MB", memory / 1e6, 20)
+
     # --- network ---------------------------------------------------------------------------------
 
     def network(self) -> None:
@@ -495,6 +547,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=21)
     parser.add_argument("--fetch-runs", type=int, default=3)
     parser.add_argument("--megabytes", type=int, default=300)
+    parser.add_argument("--pods", type=int, default=1000)
     parser.add_argument("--inside", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
     unknown = set(options.what) - set(KINDS)

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from rkt.pod.lifecycle import Pod
 
+_WORKERS = 6
+_ENOUGH = 4  # pods for a worker to be worth its start
+
 
 class Collector:
     """One pass over the pods of a data directory.
@@ -62,13 +65,43 @@ class Collector:
 
     def sweep(self, seconds: float, text: str) -> None:
         """Delete exited pods that were marked that long ago, and all other garbage."""
-        for pod in self._idle(state.EXITED_GARBAGE):
+
+        def old(pod: Pod) -> None:
             if pod.marked() / 1e9 + seconds <= time.time():
                 self._delete(pod)
             else:
                 self._moved(f'pod "{pod.uuid}" not removed: still within grace period ({text})')
-        for pod in self._idle(state.GARBAGE):
-            self._delete(pod)
+
+        self._all(state.EXITED_GARBAGE, old)
+        self._all(state.GARBAGE, self._delete)
+
+    def _all(self, where: str, handle: Callable[[Pod], None]) -> None:
+        """Handle all pods of a directory, several at a time: most of it is waiting for the disk."""
+        uuids = list(lifecycle.names(self._data_dir, (where,)))
+        todo = iter(uuids)
+        failures: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                for uuid in todo:  # next() of a list's iterator is atomic
+                    for pod in self._one(uuid, where):
+                        handle(pod)
+            except BaseException as err:  # noqa: BLE001 - raised again by who waits for it
+                failures.append(err)
+
+        count = min(_WORKERS, len(uuids) // _ENOUGH)
+        if count > 1:
+            from threading import Thread
+
+            threads = [Thread(target=work) for _ in range(count)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        else:
+            work()
+        if failures:
+            raise failures[0]
 
     def _delete(self, pod: Pod) -> None:
         self._deleted(f'Garbage collecting pod "{pod.uuid}"')
@@ -80,10 +113,18 @@ class Collector:
 
     def _idle(self, where: str) -> Iterator[Pod]:
         """Lock and yield each pod that nobody is using and that is still in that directory."""
-        for pod in lifecycle.every(self._data_dir, (where,)):
+        for uuid in lifecycle.names(self._data_dir, (where,)):
+            yield from self._one(uuid, where)
+
+    def _one(self, uuid: str, where: str) -> Iterator[Pod]:
+        """Lock and yield a pod unless somebody uses it, or it is somewhere else by now."""
+        found = lifecycle.opened(self._data_dir, uuid, where)
+        if found is None:
+            return
+        with found as pod:
             try:
                 pod.lock()
             except (LockedError, NotFound):
-                continue
+                return
             if pod.where == where:
                 yield pod

@@ -1,0 +1,92 @@
+"""Many pods at a time: each is handled once, and none keeps the others."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import pytest
+
+from rkt.errors import RktError
+from rkt.linux import lock
+from rkt.stage0 import collect, remove
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rkt.pod.lifecycle import Pod
+
+
+def collector(top: Path, said: dict[str, list[str]]) -> collect.Collector:
+    return collect.Collector(
+        str(top), local_config="", moved=said["moved"].append, deleted=said["deleted"].append,
+        failed=said["failed"].append,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def said() -> dict[str, list[str]]:
+    return {"moved": [], "deleted": [], "failed": []}
+
+
+@pytest.fixture
+def pods(tmp_path: Path) -> list[str]:
+    uuids = [str(uuid4()) for _ in range(60)]
+    for uuid in uuids:
+        where = tmp_path / "pods/exited-garbage" / uuid
+        (where / "stage1/rootfs").mkdir(parents=True)
+        (where / "pod").write_text("{}")
+        (where / "released").touch()
+    return uuids
+
+
+def test_each_is_deleted_once(
+    tmp_path: Path, said: dict[str, list[str]], pods: list[str]
+) -> None:  # fmt: skip
+    held = lock.open_dir(f"{tmp_path}/pods/exited-garbage/{pods[7]}")
+    lock.acquire(held, blocking=False, what="pod")
+    collector(tmp_path, said).sweep(0, "0s")
+    os.close(held)
+    wanted = sorted(f'Garbage collecting pod "{uuid}"' for uuid in pods if uuid != pods[7])
+    assert sorted(said["deleted"]) == wanted
+    assert os.listdir(tmp_path / "pods/exited-garbage") == [pods[7]]
+    assert said["failed"] == []
+
+
+def test_those_within_their_grace_stay(
+    tmp_path: Path, said: dict[str, list[str]], pods: list[str]
+) -> None:  # fmt: skip
+    collector(tmp_path, said).sweep(3600, "1h0m0s")
+    text = "not removed: still within grace period (1h0m0s)"
+    assert sorted(said["moved"]) == sorted(f'pod "{uuid}" {text}' for uuid in pods)
+    assert sorted(os.listdir(tmp_path / "pods/exited-garbage")) == sorted(pods)
+
+
+def test_one_that_stays_does_not_keep_the_others(
+    tmp_path: Path, said: dict[str, list[str]], pods: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    discard = remove.discard
+
+    def refuse(pod: Pod, *, local_config: str, debug: bool = False) -> None:
+        if pod.uuid == pods[3]:
+            raise RktError(f'pod "{pod.uuid}": cannot unmount "/x"')
+        discard(pod, local_config=local_config, debug=debug)
+
+    monkeypatch.setattr(remove, "discard", refuse)
+    collector(tmp_path, said).sweep(0, "0s")
+    why = f'pod "{pods[3]}": cannot unmount "/x"'
+    assert said["failed"] == [f'unable to remove pod "{pods[3]}": {why}']
+    assert os.listdir(tmp_path / "pods/exited-garbage") == [pods[3]]
+
+
+def test_a_failure_that_nobody_expected_is_not_lost(
+    tmp_path: Path, said: dict[str, list[str]], pods: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(pod: Pod, **_: object) -> None:
+        raise ValueError(pod.uuid)
+
+    monkeypatch.setattr(remove, "discard", fail)
+    with pytest.raises(ValueError, match="-"):
+        collector(tmp_path, said).sweep(0, "0s")
+    assert len(os.listdir(tmp_path / "pods/exited-garbage")) == len(pods)
