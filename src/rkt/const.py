@@ -50,6 +50,9 @@ HEALTH_START = HEALTH_PREFIX + "start-period"
 RELEASED = "released"
 """Ours: a file by which a stage1 says that its gc program would find nothing to release."""
 
+NETWORKS = "net/state.json"
+"""Ours: a stage1's record of its networks, there as long as they hold anything on the host."""
+
 LOG_DIR = "logs"
 """Below a pod's directory: `logs/<app>/<number>`, described in docs/devel/on-disk-format.md."""
 LOG_MAGIC = b"rkt-log1"

@@ -115,6 +115,13 @@ def test_pods_of_a_network_find_each_other_by_name(rkt: RktContext) -> None:
     script = "for name in box db db.rkt.test; do nslookup $name; done"
     said = rkt.rkt(OPEN, "run", "--net=lan", path, "--name=web", "--", script).stdout
     assert said.count("Address: 10.77.0.2\n") == 3
+    # The one that serves the names stays while there are pods: it must not keep a pod's mounts.
+    (pid,) = rkt.run([*rkt.enter_argv(), "sh", "-c", f"cat {state}/cni/dnsname/lan/pidfile"]
+                     ).stdout.split()  # fmt: skip
+    with open(f"/proc/{pid}/mountinfo") as file:
+        kept = [line for line in file if rkt.data in line]
+    assert kept == []
+    assert os.readlink(f"/proc/{pid}/cwd") == "/"
     server.kill()
     server.wait(10)
     rkt.rkt("gc", "--mark-only")

@@ -537,6 +537,130 @@ def test_gc_needs_neither_plugins_nor_configuration(rkt: RktContext, image: str)
     assert "CNI-" not in rules(rkt)
 
 
+def plain(conf: dict[str, Any]) -> dict[str, Any]:
+    """Give a configuration as a member of a chain."""
+    return {key: value for key, value in conf.items() if key not in ("name", "cniVersion")}
+
+
+@pytest.mark.parametrize("version", ["0.4.0", "1.0.0"])
+@pytest.mark.usefixtures("bridge")
+def test_what_the_firewall_plugin_lets_through(rkt: RktContext, image: str, version: str) -> None:
+    """A pod is reachable where forwarding is forbidden, and its rules go with it in every case."""
+    here = rkt.enter_argv()
+    own = f"{rkt.files}/plugins"
+    os.mkdir(own)
+    shutil.copy(f"{PLUGINS}/firewall", f"{own}/firewall")
+    chain = {
+        "cniVersion": version, "name": "lan",
+        "plugins": [plain(BRIDGE), {"type": "firewall", "backend": "iptables"}],
+    }  # fmt: skip
+    path = write_conf(rkt, "10-lan.conflist", chain)
+    rkt.run([*here, "iptables", "-P", "FORWARD", "DROP"])
+    rkt.env["CNI_PATH"] = own
+    pod = Running(rkt, image, "--net=lan", "--port=web:9090")
+    other = Running(rkt, image, "--net=lan")
+    assert f"-A CNI-FORWARD -s {pod.ip}/32" in rules(rkt)
+    with Outside(rkt) as outside, Server(pod.pid, "pod", 8080), Server(outside.pid, "outside", 7):
+        assert ask(outside.pid, "192.0.2.1", 9090) == "pod 192.0.2.2"
+        assert ask(pod.pid, "192.0.2.2", 7) == "outside 192.0.2.1"
+        # Without the plugin only what is forwarded comes in, and its answers go out.
+        single = Running(rkt, image, "--net=default", "--port=web:9095")
+        with Server(single.pid, "single", 8080):
+            assert ask(outside.pid, "192.0.2.1", 9095) == "single 192.0.2.2"
+            assert ask(single.pid, "192.0.2.2", 7) == "failed: no answer"
+        single.end()
+    pod.end()
+    assert f"{pod.ip}/32" not in rules(rkt)
+    assert f"-A CNI-FORWARD -s {other.ip}/32" in rules(rkt)
+    other.process.kill()
+    other.process.wait(10)
+    os.unlink(path)
+    shutil.rmtree(own)
+    del rkt.env["CNI_PATH"]
+    collect(rkt)
+    assert f"{other.ip}/32" not in rules(rkt)
+    assert leases(rkt) == []
+    rkt.run([*here, "iptables", "-P", "FORWARD", "ACCEPT"])
+    for words in ("-F FORWARD", "-F CNI-FORWARD", "-X CNI-FORWARD", "-F CNI-ADMIN", "-X CNI-ADMIN"):
+        rkt.run([*here, "iptables", *words.split()])  # the plugin's, for all containers
+
+
+def test_a_plugin_that_does_not_know_the_version(rkt: RktContext, image: str) -> None:
+    plugins = [plain(BRIDGE) | {"bridge": "lan0"}, {"type": "firewall"}]
+    write_conf(rkt, "10-lan.conflist", {"cniVersion": "0.3.1", "name": "lan", "plugins": plugins})
+    result = rkt.rkt(OPEN, "run", "--net=lan", image, "--", "echo no", status=254)
+    rkt.run([*rkt.enter_argv(), "ip", "link", "delete", "lan0"])
+    (line,) = [line for line in result.stderr.splitlines() if "CNI" in line]
+    assert line.startswith('rkt: error adding network "lan": incompatible CNI versions; config is ')
+    assert leases(rkt) == []
+
+
+def test_gc_keeps_a_pod_until_its_networks_are_released(rkt: RktContext, image: str) -> None:
+    script = "echo '{}'"
+    broken(rkt, script)
+    ipam = f"{rkt.local}/net.d/own-ipam"
+    with open(ipam, "w") as file:
+        file.write("#!/bin/sh\necho '{}'\n")
+    os.chmod(ipam, 0o755)
+    conf = {"cniVersion": "0.4.0", "name": "own", "type": "broken", "ipam": {"type": "own-ipam"}}
+    write_conf(rkt, "20-own.conf", conf)
+    pod = Running(rkt, image, "--net=own,default")
+    pod.process.kill()
+    pod.process.wait(10)
+    plugin = f"{rkt.local}/net.d/broken"
+    os.rename(plugin, f"{plugin}.away")
+    rkt.rkt("gc", "--mark-only")
+    result = rkt.rkt("gc", "--grace-period=0s", status=254)
+    assert f'unable to remove pod "{pod.uuid}"' in result.stderr
+    assert "its networks are not released yet" in result.stderr
+    assert 'error removing network "own": Could not find plugin "broken"' in result.stderr
+    assert leases(rkt) == []  # the rest is released
+    result = rkt.rkt("rm", pod.uuid, status=None)
+    assert result.status != 0
+    assert f'pod "{pod.uuid}": its networks are not released yet' in result.stderr
+    assert f'remove "{rkt.data}/pods/exited-garbage/{pod.uuid}/net/state.json"' in result.stderr
+    os.rename(f"{plugin}.away", plugin)
+    assert rkt.rkt("gc", "--grace-period=0s").stderr == ""
+    assert os.listdir(f"{rkt.data}/pods/exited-garbage") == []
+
+
+def test_a_gc_program_that_is_killed_loses_nothing(rkt: RktContext, image: str) -> None:
+    """A plugin that kills its caller is as good as a power cut at the worst moment."""
+    passing = """in=$(cat); r=${in#*'"prevResult": '}; echo "${r%?}"; """
+    broken(rkt, f"[ $CNI_COMMAND = ADD ] || kill -9 $PPID; {passing}")
+    pod = Running(rkt, image, "--net=bad", "--port=web:9090")
+    pod.process.kill()
+    pod.process.wait(10)
+    rkt.rkt("gc", "--mark-only")
+    result = rkt.rkt("gc", "--grace-period=0s", status=254)
+    assert f'pod "{pod.uuid}": stage1 gc was killed by SIGKILL' in result.stderr
+    assert leases(rkt) == [f"bad:{pod.ip}"]
+    broken(rkt, "echo '{}'")
+    assert rkt.rkt("gc", "--grace-period=0s").stderr == ""
+    assert leases(rkt) == []
+    assert "rkt pod" not in rules(rkt)
+    assert "CNI-" not in rules(rkt)
+
+
+def test_after_a_reboot_gc_releases_what_is_on_disk(rkt: RktContext, image: str) -> None:
+    pod = Running(rkt, image, "--net=default", "--port=web:9090")
+    pod.process.kill()
+    pod.process.wait(10)
+    # What a reboot takes away: the packet filter's rules; and the host has another boot ID.
+    here = rkt.enter_argv()
+    for table in ("nat", "raw", "filter"):
+        for word in ("-F", "-X"):
+            rkt.run([*here, "iptables", "-t", table, word])
+    with open(f"{pod.dir}/boot-id", "w") as file:
+        file.write("00000000-0000-0000-0000-000000000000\n")
+    assert leases(rkt) == [f"default:{pod.ip}"]
+    assert collect(rkt) == ""
+    assert leases(rkt) == []
+    again = Running(rkt, image, f"--net=default:IP={pod.ip}", "--port=web:9090")
+    assert again.ip == pod.ip
+    again.end()
+
+
 def test_rm_releases_too(rkt: RktContext, image: str) -> None:
     pod = Running(rkt, image, "--net=default")
     pod.process.kill()

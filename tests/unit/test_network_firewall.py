@@ -65,6 +65,22 @@ def test_only_what_is_the_pods_is_removed() -> None:
     assert firewall.removal("", UUID, names) == ""
 
 
+def test_what_the_plugin_firewall_lets_through_is_known_by_address() -> None:
+    kept = "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+    saved = "\n".join([
+        "*filter", ":CNI-FORWARD - [0:0]",
+        f"-A CNI-FORWARD -d 10.0.0.2/32 {kept}", "-A CNI-FORWARD -s 10.0.0.2/32 -j ACCEPT",
+        f"-A CNI-FORWARD -d 10.0.0.20/32 {kept}", "-A CNI-FORWARD -s 10.0.0.20/32 -j ACCEPT",
+        "-A FORWARD -s 10.0.0.2/32 -j ACCEPT", "-A CNI-FORWARD -s fd00::2/128 -j ACCEPT", "COMMIT",
+    ])  # fmt: skip
+    assert firewall.removal(saved, UUID, set(), ["10.0.0.2", "fd00::2"]).splitlines() == [
+        "*filter", f"-D CNI-FORWARD -d 10.0.0.2/32 {kept}",
+        "-D CNI-FORWARD -s 10.0.0.2/32 -j ACCEPT", "-D CNI-FORWARD -s fd00::2/128 -j ACCEPT",
+        "COMMIT",
+    ]  # fmt: skip
+    assert firewall.removal(saved, UUID, set()) == ""
+
+
 def test_the_rules_of_forwarded_ports() -> None:
     forwards = [Forward("web", "tcp", 80, 8080), Forward("dns", "sctp", 53, 53, "192.0.2.1")]
     rules = firewall.forwarding(UUID, forwards, POD, "veth1").splitlines()
@@ -103,6 +119,10 @@ def test_the_rules_of_forwarded_ports() -> None:
             f"-I POSTROUTING 1 -d 10.0.0.2 -m conntrack --ctstate DNAT {comment} "
             "-j RKT-PFWD-SNAT-5bc080ca"
         ),
+        "COMMIT",
+        "*filter",
+        f"-A FORWARD -d 10.0.0.2 -m conntrack --ctstate DNAT {comment} -j ACCEPT",
+        f"-A FORWARD -s 10.0.0.2 -m conntrack --ctstate DNAT {comment} -j ACCEPT",
         "COMMIT",
         "*raw",
         f"-I PREROUTING 1 -i veth1 -d 127.0.0.0/8 {comment} -j DROP",

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 
     from rkt.network.record import Attachment, Record
 
+# They do their work and end; any other may leave a daemon behind.
+_LEAVE_NOTHING = frozenset((
+    "bandwidth", "bridge", "dhcp", "firewall", "host-device", "host-local", "ipvlan", "loopback",
+    "macvlan", "portmap", "ptp", "sbr", "static", "tuning", "vlan", "vrf",
+))  # fmt: skip
+_INCOMPATIBLE = 1  # the CNI specification's code for a version that a plugin does not know
 _OLD = ("0.1.0", "0.2.0")  # know no chains
 _WITHOUT_RESULT_ON_DEL = (*_OLD, "0.3.0", "0.3.1")
 
@@ -22,33 +28,38 @@ class Caller:
     """Runs plugins for one pod in one network namespace ("" when that is gone).
 
     `lock_fd` stays open in every plugin: who holds it alone knows that none runs any more.
+    `mounted` is where the pod has mounted its roots in the caller's mount namespace.
     """
 
-    __slots__ = ("interrupted", "lock_fd", "netns", "record")
+    __slots__ = ("interrupted", "lock_fd", "mounted", "netns", "record")
 
     def __init__(
         self, record: Record, netns: str, lock_fd: int,
-        interrupted: Callable[[], int] | None = None,
+        interrupted: Callable[[], int] | None = None, mounted: str = "",
     ) -> None:  # fmt: skip
         self.record = record
         self.netns = netns
         self.lock_fd = lock_fd
         self.interrupted = interrupted
+        self.mounted = mounted
 
     def program(self, config: dict[str, object]) -> str:
         """Find the program of a plugin.  Raises NetworkError."""
         return plugin.find(str(config["type"]), self.record.path)
 
     def add(self, item: Attachment) -> Iterator[None]:
-        """Attach the pod; yields while a plugin runs.  Raises NetworkError."""
-        previous: dict[str, object] | None = None
+        """Attach the pod; yields while a plugin runs, and when the attachment has a new result.
+
+        Raises NetworkError.
+        """
         try:
             for config in item.conf.plugins:
-                child = self._start("ADD", item, config, previous)
+                child = self._start("ADD", item, config, item.result)
                 yield
-                previous = plugin.answer(child.name, *child.wait(self.interrupted))
-            item.result = previous or {}
-            item.addresses = result.addresses(item.result)
+                answer = plugin.answer(child.name, *child.wait(self.interrupted))
+                item.result = answer
+                item.addresses = result.addresses(answer)
+                yield
         except plugin.Interrupted:
             raise
         except NetworkError as err:
@@ -93,7 +104,11 @@ class Caller:
             "CNI_PATH": ":".join(self.record.path),
         }
         data = json.dumps(document).encode()
-        return plugin.Child([self.program(config)], data, env, keep=(self.lock_fd,))
+        known = config["type"] in _LEAVE_NOTHING
+        return plugin.Child(
+            [self.program(config)], data, env, keep=(self.lock_fd,),
+            apart_from="" if known else self.mounted,
+        )  # fmt: skip
 
     @staticmethod
     def _args(item: Attachment, able: object) -> str:
@@ -107,6 +122,14 @@ class Caller:
         return ";".join(words)
 
 
+def filtered(item: Attachment) -> list[str]:
+    """Give the addresses that the plugin `firewall` let through."""
+    kinds = [config["type"] for config in item.conf.plugins]
+    return [address.ip for address in item.addresses] if "firewall" in kinds else []
+
+
 def _is_gone(err: PluginError) -> bool:
     """Whether a plugin only says that what it should remove is not there."""
+    if err.code == _INCOMPATIBLE:  # it has refused to make anything, too
+        return True
     return "no such file or directory" in err.message or "Link not found" in err.message

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _WAIT = "10"  # seconds for the lock of the older kind of iptables
 _HINT = "install iptables (Debian: apt install iptables)"
 _CNI_CHAIN = 28
+_CNI_FILTER = "CNI-FORWARD"
 
 
 class Forward:
@@ -77,6 +78,11 @@ def forwarding(uuid: str, forwards: Sequence[Forward], address: Address, interfa
         f"-I OUTPUT 1 {local} {comment} -j {dnat}",
         f"-I POSTROUTING 1 -d {address.ip} -m conntrack --ctstate DNAT {comment} -j {snat}",
         "COMMIT",
+        # After the operator's own rules: these only matter where nothing is forwarded by default.
+        "*filter",
+        f"-A FORWARD -d {address.ip} -m conntrack --ctstate DNAT {comment} -j ACCEPT",
+        f"-A FORWARD -s {address.ip} -m conntrack --ctstate DNAT {comment} -j ACCEPT",
+        "COMMIT",
     ]
     if address.version == 4 and interface:
         # route_localnet opens the host's 127.0.0.0/8 to the pod: close it again.
@@ -97,11 +103,17 @@ def cni_chains(uuid: str, networks: Sequence[str]) -> set[str]:
     return found
 
 
-def removal(saved: str, uuid: str, names: set[str]) -> str:
+def removal(saved: str, uuid: str, names: set[str], addresses: Sequence[str] = ()) -> str:
     """Give what removes from a saved rule set all that is the pod's, "" if there is nothing.
 
-    That is: the chains in `names`, the jumps to them, and rules with rkt's comment for this pod.
+    That is: the chains in `names`, the jumps to them, rules with rkt's comment for this pod, and
+    what CNI's plugin `firewall` lets through for `addresses`.
     """
+    let_through = tuple(
+        f"-A {_CNI_FILTER} -{side} {ip}/{128 if ':' in ip else 32} "
+        for ip in addresses
+        for side in "sd"
+    )
     out: list[str] = []
     table: list[str] = []
     ours: list[str] = []
@@ -117,7 +129,8 @@ def removal(saved: str, uuid: str, names: set[str]) -> str:
         elif line.startswith("-A "):
             chain = line.split(" ", 2)[1]
             jumps = any(line.endswith(f" -j {target}") for target in names)
-            if chain not in names and (jumps or comment in line):
+            foreign = bool(let_through) and line.startswith(let_through)
+            if chain not in names and (jumps or foreign or comment in line):
                 table.append(f"-D {line[3:]}")
         elif line == "COMMIT" and (table or ours):
             flush = [f"-F {chain}" for chain in ours]
@@ -176,11 +189,14 @@ def _run(program: str, args: list[str], data: bytes) -> bytes:
     return out
 
 
-def remove(uuid: str, networks: Sequence[str]) -> None:
-    """Take away every rule that is provably this pod's.  Raises NetworkError."""
+def remove(uuid: str, networks: Sequence[str], addresses: Sequence[str] = ()) -> None:
+    """Take away every rule that is provably this pod's.  Raises NetworkError.
+
+    `addresses` are those that nobody but the pod can have at this moment.
+    """
     names = cni_chains(uuid, networks) | set(chains(uuid))
     for version in (4, 6):
-        rules = removal(saved(version), uuid, names)
+        rules = removal(saved(version), uuid, names, addresses)
         if rules:
             apply(version, rules)
 

@@ -24,6 +24,12 @@ _MAX_OUTPUT = 4 << 20
 _TICK_MS = 100
 
 
+_APART = (
+    "/usr/bin/unshare", "--mount", "--propagation", "unchanged", "/bin/sh", "-c",
+    'umount --lazy "$0" 2>/dev/null; cd / && exec "$@"',
+)  # fmt: skip
+
+
 class Interrupted(NetworkError):
     """The caller was told to end while a program ran; `number` is the signal."""
 
@@ -34,15 +40,21 @@ class Interrupted(NetworkError):
 
 
 class Child:
-    """A running program; `wait` must be called once."""
+    """A running program; `wait` must be called once.
+
+    It does not see what is mounted at `apart_from`, so it may leave a daemon: one that lived on in
+    the pod's mount namespace would keep all that the pod has mounted.
+    """
 
     __slots__ = ("_deadline", "_err", "_out", "name", "pid", "pidfd", "timeout")
 
     def __init__(
         self, argv: Sequence[str], data: bytes, env: Mapping[str, str], *,
-        keep: Sequence[int] = (), timeout: float = TIMEOUT,
+        keep: Sequence[int] = (), timeout: float = TIMEOUT, apart_from: str = "",
     ) -> None:  # fmt: skip
         self.name = os.path.basename(argv[0])
+        if apart_from:
+            argv = [*_APART, apart_from, *argv]
         source = os.memfd_create("stdin")
         self._out = os.memfd_create("stdout")
         self._err = os.memfd_create("stderr")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import _socket
 import os
 import time
 
 from rkt import log
 from rkt.errors import LockedError, NetworkError, describe
 from rkt.linux import lock
-from rkt.network import firewall, record
-from rkt.network.attach import Caller
+from rkt.network import firewall, record, result
+from rkt.network.attach import Caller, filtered
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _PATIENCE = 10.0
 _LEASES = "/var/lib/cni/networks"
+_DHCP = "/run/cni/dhcp.sock"
 
 
 def reclaim(pod_dir: str, uuid: str) -> list[str]:
@@ -43,13 +45,19 @@ def _release(found: record.Record, pod_dir: str, lock_fd: int) -> list[str]:
     left: list[str] = []
     failures: list[NetworkError] = []
     caller = Caller(found, "", lock_fd)
+    names = [item.conf.name for item in found.attachments]
+    try:
+        # First: once released, an address may be another pod's, with the same rules.
+        firewall.remove(found.uuid, [], _own_addresses(found))
+    except NetworkError as err:
+        left.append(describe(err))
     for item in reversed(found.attachments):
         failed = [failure for failure in caller.remove(item) if failure is not None]
         failures += failed
         if failed and not _release_leases(item, found.uuid):
             left += [describe(failure) for failure in failed]
     try:
-        firewall.remove(found.uuid, [item.conf.name for item in found.attachments])
+        firewall.remove(found.uuid, names)
     except NetworkError as err:
         left.append(describe(err))
     for failure in failures:
@@ -58,6 +66,23 @@ def _release(found: record.Record, pod_dir: str, lock_fd: int) -> list[str]:
     if not left:
         record.forget(pod_dir)
     return left
+
+
+def _own_addresses(found: record.Record) -> list[str]:
+    """Give the addresses that the plugin `firewall` let through and that are still the pod's."""
+    own: list[str] = []
+    for item in found.attachments:
+        try:
+            item.addresses = result.addresses(item.result or {})
+        except NetworkError as err:
+            log.debug(f"the recorded addresses are unusable: {err.message}")
+        addresses = filtered(item)
+        if addresses and item.conf.ipam.get("type") == "host-local":
+            directory = _lease_directory(item)
+            # host-local writes those of IPv6 as they are, since a file name may have colons.
+            addresses = [ip for ip in addresses if _owner(f"{directory}/{ip}") == found.uuid]
+        own += addresses
+    return own
 
 
 def _wait_for_plugins(fd: int, uuid: str) -> None:
@@ -81,10 +106,11 @@ def _release_leases(item: Attachment, uuid: str) -> bool:
     the file `lock` beside them.
     """
     ipam = item.conf.ipam
+    if ipam.get("type") == "dhcp":
+        return not _is_served(ipam)
     if ipam.get("type") != "host-local":
-        return not ipam
-    base = ipam.get("dataDir") or _LEASES
-    directory = f"{base}/{item.conf.name}"
+        return not ipam or ipam.get("type") == "static"
+    directory = _lease_directory(item)
     try:
         lock_fd = os.open(f"{directory}/lock", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -100,6 +126,25 @@ def _release_leases(item: Attachment, uuid: str) -> bool:
         return False
     finally:
         os.close(lock_fd)
+    return True
+
+
+def _lease_directory(item: Attachment) -> str:
+    return f"{item.conf.ipam.get('dataDir') or _LEASES}/{item.conf.name}"
+
+
+def _is_served(ipam: dict[str, object]) -> bool:
+    """Say whether the daemon runs that keeps the leases of `dhcp`, in its memory only."""
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    try:
+        sock.settimeout(_PATIENCE)
+        sock.connect(str(ipam.get("daemonSocketPath") or _DHCP))
+    except TimeoutError:
+        return True
+    except OSError:
+        return False
+    finally:
+        sock.close()
     return True
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 
+from rkt.const import NETWORKS
 from rkt.errors import NetworkError, SchemaError
 from rkt.linux import atomic
 from rkt.network.conf import Conf, parse
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from rkt.network.result import Address
 
 DIRECTORY = "net"
-STATE = f"{DIRECTORY}/state.json"
+STATE = NETWORKS
 INFO = "net-info.json"
 _LIMIT = 16 << 20
 

@@ -136,13 +136,21 @@ class PodNetwork:
         self._work = work
 
     def _caller(self, interrupted: Callable[[], int] | None = None) -> Caller:
-        return Caller(self.record, f"/proc/{os.getpid()}/fd/{self._netns}", self._lock, interrupted)
+        netns = f"/proc/{os.getpid()}/fd/{self._netns}"
+        return Caller(
+            self.record, netns, self._lock, interrupted, mounted=f"{self.dir}/stage1/rootfs"
+        )
 
     def _attach_all(self, interrupted: Callable[[], int]) -> Iterator[None]:
         caller = self._caller(interrupted)
         for item in self.record.attachments:
-            yield from caller.add(item)
-            self.record.save(self.dir)
+            known = item.result
+            for _ in caller.add(item):
+                if item.result is not known:
+                    known = item.result
+                    self.record.save(self.dir)
+                else:
+                    yield
 
     def finish(self) -> None:
         """Wait until the pod is attached.  Raises NetworkError."""

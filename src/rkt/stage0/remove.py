@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from rkt import log
-from rkt.const import RELEASED
+from rkt.const import NETWORKS, RELEASED
 from rkt.errors import RktError, describe
 from rkt.linux import mounts, proc, tree
 from rkt.pod import naming, state
@@ -67,4 +67,16 @@ def discard(pod: Pod, *, local_config: str, debug: bool = False) -> None:
     """Delete a pod that ended or never ran, whatever it left behind."""
     if pod.where in (state.RUN, state.EXITED_GARBAGE):
         clean_up(pod, local_config=local_config, debug=debug)
+        _check_networks(pod)
     remove(pod)
+
+
+def _check_networks(pod: Pod) -> None:
+    """Keep a pod whose stage1 could not release its networks: what it has recorded of them is all
+    that anybody knows.  Raises RktError.
+    """
+    if pod.exists(NETWORKS):
+        raise RktError(
+            f'pod "{pod.uuid}": its networks are not released yet; to give up what they hold, '
+            f'remove "{pod.path}/{NETWORKS}"'
+        )
