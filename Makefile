@@ -81,7 +81,7 @@ unit: env ## tests that need neither root nor network
 	$(PY) -m pytest $(PYTEST_ARGS) tests/unit
 
 integration: env ## tests with real pods, as root
-	$(PY) -m pytest $(PYTEST_ARGS) tests/integration tests/e2e
+	$(PY) -m pytest $(PYTEST_ARGS) tests/integration tests/bed tests/e2e
 
 bench: env ## compare with podman, the bare runtime and tools run by hand
 	@scripts/packages bench

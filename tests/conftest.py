@@ -21,9 +21,9 @@ LOOPBACK = ("127.", "localhost", "::1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what lies in tests/integration and tests/e2e."""
+    """Mark what lies in tests/integration, tests/bed and tests/e2e."""
     for item in items:
-        if item.path.parent.name in ("integration", "e2e"):
+        if item.path.parent.name in ("integration", "bed", "e2e"):
             item.add_marker("integration")
 
 

@@ -140,6 +140,25 @@ def _other_users() -> str:
     return ""
 
 
+def _systemd() -> str:
+    """Say why tests/rkt_testkit/bed.py cannot boot here."""
+    missing = _program("systemctl", "journalctl", "machinectl", "dbus-daemon", "setpriv", "nsenter")
+    if missing():
+        return missing()
+    with open("/proc/mounts", encoding="utf-8", errors="replace") as file:
+        trees = [line.split()[1] for line in file if line.split()[2] == "cgroup2"]
+    if not trees:
+        return "no cgroup version 2 tree is mounted"
+    probe = f"{trees[0]}/rkt-probe-{os.getpid()}"
+    try:
+        os.mkdir(probe)
+        os.rmdir(probe)
+    except OSError as err:
+        return f"cannot make a cgroup: {err.strerror}"
+    return _root() or _try("unshare", "--mount", "--pid", "--fork", "--uts", "--ipc", "--net",
+                           "--cgroup", "mount", "-t", "proc", "proc", "/proc")  # fmt: skip
+
+
 PROBES: dict[str, Callable[[], str]] = {
     "root": _root,
     "namespaces": _namespaces,
@@ -161,5 +180,6 @@ PROBES: dict[str, Callable[[], str]] = {
     "registry": _program("docker-registry", "skopeo", "umoci"),
     "apt": _program("apt-get", "dpkg-deb"),
     "rkt": _rkt,
+    "systemd": _systemd,
     "other-users": _other_users,
 }

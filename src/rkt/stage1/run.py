@@ -14,6 +14,7 @@ from rkt.const import (
     SELINUX_CONTEXT_ENV,
     SELINUX_MOUNT_CONTEXT_ENV,
     STAGE2_PREFIX,
+    SYSTEMD_NOTIFY,
 )
 from rkt.errors import EXIT_FAILURE, KernelError, RktError, describe
 from rkt.linux import atomic, libc, proc
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from rkt.network.setup import PodNetwork
     from rkt.stage1.iomux import Streams
     from rkt.stage1.mutable import Operations
+    from rkt.stage1.systemd import Host
 
 _FLAVOR = "oci"
 _SHM = "dev/shm"
@@ -117,6 +119,7 @@ class Pod:
         self.init: sandbox.Sandbox | None = None
         self.network: PodNetwork | None = None
         self.operations: Operations | None = None
+        self.systemd: Host | None = None
         self.unenforced = resources.Unenforced()
         self.limits = resources.Limits()
         self.sysctl = resources.sysctl(self.manifest.isolators, self._joined(), self.unenforced)
@@ -135,6 +138,7 @@ class Pod:
 
             self.network = podnet.plan(self.dir, options, self.manifest, self.hostname)
         libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
+        self.systemd = host_systemd(self.manifest.apps, self.rootfs)
         _private_mounts()
         wake = signals.catch(resize=bool(self.terminal))
         self._directories()
@@ -157,8 +161,9 @@ class Pod:
             self.dir, self.runtime, self.init.pid,
             rules=self.policy, layout=self.layout, quiet=self.ready >= 0,
         )  # fmt: skip
-        if self.ready >= 0:
-            self.supervisor.on_ready = self._say_ready
+        self.supervisor.on_ready = self._apps_run
+        if self.systemd:
+            self.systemd.watch(self.supervisor)
         self.supervisor.watch_signals(wake)
 
     def supervise(self) -> int:
@@ -241,6 +246,12 @@ class Pod:
         self.unenforced = resources.Unenforced()
         return plan
 
+    def _apps_run(self) -> None:
+        if self.ready >= 0:
+            self._say_ready()
+        if self.systemd:
+            self.systemd.apps_run()
+
     def _say_ready(self) -> None:
         """Tell the caller of a detached pod that its apps run, and let go of its stderr."""
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
@@ -269,6 +280,8 @@ class Pod:
 
     def tear_down(self, *, drain: bool) -> None:
         """Undo everything; idempotent, and never fails for what is already gone."""
+        if self.systemd:
+            self.systemd.close()
         if self.supervisor is not None:
             self.supervisor.teardown(drain=drain)
         elif self.init is not None:
@@ -406,6 +419,8 @@ class Pod:
                 app.name, app.environment, terminal=self._terminal_of(app),
                 metadata_url=f"http://{host}:{METADATA_PORT}/{token}" if token else "",
             )  # fmt: skip
+            if self.systemd:
+                self.systemd.let_announce(app, plan, env)
             plan.env = environment.as_list(env)
             plan.cwd = app.cwd
             plan.args = self._command(root, app.exec, plan, env["PATH"], app.image_name)
@@ -517,6 +532,19 @@ def private_users(text: str) -> Range | None:
     from rkt.linux.userns import Range
 
     return Range.parse(text)
+
+
+def host_systemd(apps: list[manifest.App], rootfs: str) -> Host | None:
+    """Give what ties the pod to the host's systemd; None, and no import, where nothing does."""
+    if not (
+        "NOTIFY_SOCKET" in os.environ
+        or os.path.isdir("/run/systemd/system")
+        or any(SYSTEMD_NOTIFY in app.image_annotations for app in apps)
+    ):
+        return None
+    from rkt.stage1.systemd import Host
+
+    return Host(rootfs)
 
 
 def _is_volume(bind: volumes.Bind) -> bool:

@@ -41,8 +41,8 @@ class Supervisor:
     __slots__ = (
         "_console", "_culprit", "_ending", "_failure", "_first_failing", "_forwarding",
         "_init_pid", "_layout", "_pod_dir", "_policy", "_stdin", "_stopping", "_wake", "_why",
-        "apps", "children", "init_alive", "keep", "loop", "on_ready", "on_step", "rkt_dir",
-        "runtime",
+        "apps", "children", "init_alive", "keep", "loop", "on_ready", "on_step",
+        "on_stop", "rkt_dir", "runtime",
     )  # fmt: skip
 
     def __init__(
@@ -57,6 +57,8 @@ class Supervisor:
         """Called once, when the main process of every app has been started."""
         self.on_step: Callable[[], None] | None = None
         """Called whenever something may have happened."""
+        self.on_stop: Callable[[], None] | None = None
+        """Called once, when the pod begins to end."""
         self.keep = False
         """Whether the pod goes on without apps, and whatever becomes of them."""
         self._pod_dir = pod_dir
@@ -124,6 +126,8 @@ class Supervisor:
         self._stopping = number
         if first:
             self._why = why
+            if self.on_stop:
+                self.on_stop()
             self.loop.after(self._policy.stop_timeout, self._grace_over)
         for app in self.apps:
             ran = app.end is not None or app.step == "main"
@@ -522,20 +526,24 @@ class Supervisor:
     def run(self) -> int:
         """Wait until all apps have ended.  Gives the status of the pod; raises what failed."""
         while self._goes_on():
+            self._look_whether_ready()
             self.loop.step()
             if self.on_step:
                 self.on_step()
             if self._failure:
                 raise self._failure
-            if self.on_ready and all(app.begun for app in self.apps):
-                self.on_ready()
-                self.on_ready = None
+            self._look_whether_ready()
             if not self.init_alive:
                 for app in self.apps:
                     app.steps = []
                     if app.between:
                         self._conclude(app)
         return self._first_failing
+
+    def _look_whether_ready(self) -> None:
+        if self.on_ready and all(app.begun for app in self.apps):
+            self.on_ready()
+            self.on_ready = None
 
     def teardown(self, *, drain: bool) -> None:
         """Kill what is left of the pod, carry the last output, restore the terminal."""
