@@ -5,6 +5,8 @@
 
 start  `rkt version` and `rkt list` against an interpreter that does nothing
 run    `rkt run` of a stored image against `podman run` and the bare OCI runtime
+five   a pod of five apps against `podman pod create` and five times `podman run`
+fifty  50 pods started at once against `podman run` 50 times; the memory they keep beside the apps
 network  `rkt run --private-net` against `podman run` on its default bridge
 metadata  requests a second of `rkt metadata-service` on one core
 docker  `rkt fetch docker://` against `podman pull` and skopeo + umoci, from a registry on loopback
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [REPOSITORY, os.path.join(REPOSITORY, "tests")]
 
+from benchmarks import many  # noqa: E402
 from benchmarks.pods import Pods  # noqa: E402
 
 from rkt_testkit.acibuilder import AciBuilder  # noqa: E402
@@ -51,9 +54,11 @@ from rkt_testkit.probes import SEARCH, rkt_binary  # noqa: E402
 
 ENV = {"PATH": SEARCH, "LANG": "C.UTF-8", "HOME": "/root"}
 KINDS = (
-    "start", "run", "network", "metadata", "docker", "fetch", "images", "pods", "stop", "logs",
+    "start", "run", "five", "fifty", "network", "metadata", "docker", "fetch", "images",
+    "pods", "stop", "logs",
 )  # fmt: skip
 UNIFIED = "/sys/fs/cgroup/unified"
+PODS = 50
 
 
 class Side(NamedTuple):
@@ -116,7 +121,7 @@ def ratio(times: dict[str, list[float]], one: str, other: str) -> float:
 
 
 def goal(what: str, value: float, limit: float) -> None:
-    """Print a ratio beside its aim."""
+    """Print a figure beside its aim."""
     print(
         f"  {what}: {value:.2f}, aim: at most {limit:.2f} -> {'ok' if value <= limit else 'MISSED'}"
     )
@@ -268,23 +273,31 @@ class Bench:
     def run(self) -> None:
         """Compare running /bin/true."""
         runtime = self.runtime()
-        image = AciBuilder("example.com/true", exec=["/bin/true"]).busybox()
-        aci = image.build(f"{self.work}/true.aci")
-        key = output(*self.rkt, "--insecure-options=image", "fetch", aci.path).split()[-1]
-        root = f"{self.work}/true"
-        os.mkdir(root)
-        command("tar", "-xf", aci.path, "-C", root)()
+        key, name = self.image("true", ["/bin/true"])
         podman = self.podman(runtime)
-        name = "localhost/true"
-        command("tar", "-C", f"{root}/rootfs", "-cf", f"{self.work}/true.tar", ".")()
-        command(*podman, "import", f"{self.work}/true.tar", name)()
         there = [*podman, "run", "--network=host", *limits(), name, "/bin/true"]
         times = compare(f"Running /bin/true, host network, {os.path.basename(runtime)}", [
             Side("rkt run", command(*self.rkt, "--insecure-options=image", "run", key)),
             Side("podman run", command(*there)),
-            Side("bare runtime", self.bare(runtime, root)),
+            Side("bare runtime", self.bare(runtime, f"{self.work}/true")),
         ], self.runs)  # fmt: skip
-        goal("rkt run : podman run", ratio(times, "rkt run", "podman run"), 0.8)
+        goal("rkt run : podman run", ratio(times, "rkt run", "podman run"), 0.6)
+        self.collect()
+
+    def image(self, name: str, program: list[str]) -> tuple[str, str]:
+        """Give one image to rkt and to podman: its key, and its name there."""
+        image = AciBuilder(f"example.com/{name}", exec=program).busybox()
+        aci = image.build(f"{self.work}/{name}.aci")
+        key = output(*self.rkt, "--insecure-options=image", "fetch", aci.path).split()[-1]
+        root = f"{self.work}/{name}"
+        os.mkdir(root)
+        command("tar", "-xf", aci.path, "-C", root)()
+        command("tar", "-C", f"{root}/rootfs", "-cf", f"{root}.tar", ".")()
+        command(*self.podman(self.runtime()), "import", f"{root}.tar", f"localhost/{name}")()
+        return key, f"localhost/{name}"
+
+    def collect(self) -> None:
+        """Remove the pods that have ended."""
         command(*self.rkt, "gc", "--grace-period=0s")()
         command(*self.rkt, "gc", "--grace-period=0s")()
 
@@ -364,19 +377,73 @@ class Bench:
         goal("wanted (100 MB/s or twice conmon's) : rkt", min(100, 2 * conmon) / rate, 1.0)
         goal("memory of the supervisor in MB", memory / 1e6, 20)
 
+    def five(self) -> None:
+        """Compare a pod of five apps."""
+        runtime = self.runtime()
+        key, name = self.image("five", ["/bin/true"])
+        apps = [word for number in range(5) for word in (key, f"--name=app{number}")]
+        here = [*self.rkt, "--insecure-options=image", "run", *apps]
+        # The pod's own container has limits only from there.
+        with open(f"{self.work}/containers.conf", "w", encoding="ascii") as file:
+            wanted = [word.removeprefix("--ulimit=") for word in limits()]
+            file.write(f"[containers]\ndefault_ulimits = {json.dumps(wanted)}\n")
+        podman = ["/usr/bin/env", f"CONTAINERS_CONF={file.name}", *self.podman(runtime)]
+        there = [*podman, "run", "--pod=bench", name, "/bin/true"]
+
+        def by_podman() -> None:
+            command(*podman, "pod", "create", "--name=bench", "--network=host")()
+            for _ in range(5):
+                command(*there)()
+
+        sides = [
+            Side("rkt run, five apps", command(*here)),
+            Side("podman pod create, run x 5", by_podman,
+                 command(*podman, "pod", "rm", "--force", "--ignore", "bench")),
+        ]  # fmt: skip
+        times = compare(f"A pod of five apps, {os.path.basename(runtime)}", sides, self.runs // 3)
+        goal("rkt : podman", ratio(times, sides[0].name, sides[1].name), 0.4)
+        sides[1].before()
+        self.collect()
+
+    def fifty(self) -> None:
+        """Compare starting 50 pods at once, and look at the memory that they keep."""
+        runtime = self.runtime()
+        key, name = self.image("fifty", ["/bin/sleep", "1000"])
+        podman = self.podman(runtime)
+        there = [*podman, "run", "--detach", "--network=host", *limits(), name, "sleep", "1000"]
+        here = [*self.rkt, "--insecure-options=image", "run", "--detach", key]
+        memory: dict[str, float] = {}
+
+        def end() -> None:
+            pods = output(*self.rkt, "list", "--full", "--no-legend").splitlines()
+            running = [words[0] for words in map(str.split, pods) if "running" in words]
+            containers = output(*podman, "ps", "--quiet").split()
+            for kind, found in (("rkt", running), ("podman", containers)):
+                if found and len(found) != PODS:
+                    raise SystemExit(f"{kind}: {len(found)} of {PODS} run")
+                if found:
+                    memory[kind] = many.beside_apps(self.work) / PODS / 1e6
+            if running:
+                command(*self.rkt, "stop", "--force", *running)()
+                self.collect()
+            command(*podman, "rm", "--force", "--all", "--time=0")()
+
+        times = compare(f"{PODS} pods started at once, {os.path.basename(runtime)}", [
+            Side("rkt run --detach", lambda: many.start(here, PODS, ENV), end),
+            Side("podman run --detach", lambda: many.start(there, PODS, ENV), end),
+        ], self.fetch_runs)  # fmt: skip
+        end()
+        goal("rkt : podman", ratio(times, "rkt run --detach", "podman run --detach"), 1 / 1.5)
+        print(f"  MB (PSS) beside the app of a podman container: {memory['podman']:.2f}")
+        goal("MB (PSS) beside the app of a pod", memory["rkt"], 6.0)
+
     # --- network ---------------------------------------------------------------------------------
 
     def network(self) -> None:
         """Compare running /bin/true with a network of its own."""
         runtime = self.runtime()
-        image = AciBuilder("example.com/net", exec=["/bin/true"]).busybox()
-        aci = image.build(f"{self.work}/net.aci")
-        key = output(*self.rkt, "--insecure-options=image", "fetch", aci.path).split()[-1]
-        unpack = "mkdir net && tar -xf net.aci -C net && tar -C net/rootfs -cf net.tar ."
-        command("sh", "-c", unpack, cwd=self.work)()
+        key, name = self.image("net", ["/bin/true"])
         podman = self.podman(runtime)
-        name = "localhost/net"
-        command(*podman, "import", f"{self.work}/net.tar", name)()
         rkt = [*self.rkt, "--insecure-options=image", "run"]
         there = [*podman, "run", *limits(), name, "/bin/true"]
         times = compare(f"Running /bin/true, private network, {os.path.basename(runtime)}", [
@@ -386,8 +453,7 @@ class Bench:
         ], self.runs)  # fmt: skip
         sides = ("rkt run --private-net", "podman run (default bridge)")
         goal("rkt run --private-net : podman run", ratio(times, *sides), 0.5)
-        command(*self.rkt, "gc", "--grace-period=0s")()
-        command(*self.rkt, "gc", "--grace-period=0s")()
+        self.collect()
 
     def metadata(self) -> None:
         """Ask the metadata service on one core, from another one if there is one."""
