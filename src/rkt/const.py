@@ -17,6 +17,12 @@ SELINUX_MOUNT_CONTEXT_ENV = "RKT_SELINUX_MOUNT_CONTEXT"
 
 STAGE1_PREFIX = "coreos.com/rkt/stage1/"
 STAGE1_INTERFACE = STAGE1_PREFIX + "interface-version"
+STAGE1_INTERFACE_MAX = 6
+"""The newest version of the contract that stage0 speaks."""
+STAGE1_PROGRAMS = (
+    "run", "enter", "gc", "stop", "attach", "app/add", "app/rm", "app/start", "app/stop",
+)  # fmt: skip
+"""The annotations below the prefix whose value is the path of a program."""
 STAGE1_PRIVATE_MOUNTS = STAGE1_PREFIX + "private-mounts"
 """Ours: `true` lets stage0 make the pod's mounts in a mount namespace of its own."""
 STAGE1_MUTABLE = STAGE1_PREFIX + "mutable"

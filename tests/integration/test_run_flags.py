@@ -124,7 +124,7 @@ MISTAKES = [
     (["--store-only", "--no-store", "IMAGE"], "both --store-only and --no-store specified"),
     (["--stage1-path=a", "--stage1-path=b", "IMAGE"], "--stage1-path already used"),
     (["--stage1-path=a", "--stage1-url=b", "IMAGE"],
-     "flags --stage1-url and --stage1-path are mutually exclusive"),
+     "flags --stage1-path and --stage1-url are mutually exclusive"),
     (["--interactive", "IMAGE", "IMAGE"], "interactive option only supports one image"),
     ([], "must provide at least one image or specify the pod manifest"),
     (["--", "x"], ("error parsing app image arguments: "

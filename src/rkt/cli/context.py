@@ -84,6 +84,11 @@ class Context:
         """The directory of the stage1 images that are trusted because of where they lie."""
         return self._configured_paths("stage1_images") or f"{self.lib_dir}/stage1-images"
 
+    @property
+    def program_dir(self) -> str:
+        """The directory of rkt's own executable."""
+        return os.path.dirname(os.path.realpath(sys.argv[0]))
+
     def stage1_settings(self) -> Stage1 | None:
         """Give the configured default stage1 image, None if there is none."""
         if not any(layer and os.path.lexists(f"{layer}/stage1.d") for layer in self.layers):

@@ -71,6 +71,8 @@ STAGE1_FLAGS = tuple(
     for kind in STAGE1_KINDS
 )
 
+_STAGE1_NAMES = frozenset(flag.name for flag in STAGE1_FLAGS)
+
 PREPARE_FLAGS = (
     *IMAGE_FLAGS,
     *APP_FLAGS,
@@ -202,10 +204,12 @@ def _explicit_env(values: list[str]) -> list[tuple[str, str]]:
 def preparer(context: Context, args: Parsed, policy: str | None = None) -> Preparer:
     """Make the preparer of pods with this run's settings; the pull policy may be a fixed one."""
     from rkt.stage0.prepare import Preparer
+    from rkt.stage0.stage1image import Places
 
     return Preparer(
         context.store(), context.finder(policy or pull_policy(args)),
-        data_dir=context.data_dir, stage1_images=context.stage1_images,
+        data_dir=context.data_dir,
+        places=Places(context.stage1_images, context.program_dir),
         stage1=_stage1(context, args),
     )  # fmt: skip
 
@@ -213,7 +217,7 @@ def preparer(context: Context, args: Parsed, policy: str | None = None) -> Prepa
 def _stage1(context: Context, args: Parsed) -> Choice:
     from rkt.stage0.stage1image import Choice
 
-    given = [kind for kind in STAGE1_KINDS if args.given(f"stage1-{kind}")]
+    given = [name.removeprefix("stage1-") for name in args.values if name in _STAGE1_NAMES]
     if context.stage1_image:
         given.append("image")
     if len(given) > 1:
@@ -240,15 +244,7 @@ def _configured_stage1(context: Context) -> Choice:
         record = context.store().find(configured.name, {"version": configured.version})
         if record is not None:
             return Choice("hash", record.key)
-    location = configured.location
-    if not location:
-        return Choice()
-    if not location.startswith("/"):
-        return Choice("url", location)
-    directory, _, name = location.rpartition("/")
-    if os.path.realpath(directory) == os.path.realpath(context.stage1_images):
-        return Choice("from-dir", name)
-    return Choice("path", location)
+    return Choice("configured", configured.location) if configured.location else Choice()
 
 
 def networks(args: Parsed) -> str:

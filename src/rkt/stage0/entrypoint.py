@@ -29,10 +29,7 @@ class Stage1:
     @property
     def interface(self) -> int:
         """The version of the contract that this stage1 speaks; absent means 1."""
-        text = self.manifest.annotation(const.STAGE1_INTERFACE) or "1"
-        if not text.isdigit():
-            raise RktError(f'stage1 image "{self.manifest.name}": bad interface version "{text}"')
-        return int(text)
+        return interface_version(self.manifest)
 
     @property
     def private_mounts(self) -> bool:
@@ -48,10 +45,20 @@ class Stage1:
         if inside is None:
             raise RktError(missing or f'stage1 image "{self.manifest.name}": '
                            f'entrypoint "{name}" not found')  # fmt: skip
-        inside = os.path.normpath("/" + inside)
+        inside = os.path.normpath("/" + inside.lstrip("/"))
         path = f"{self.pod.path}/stage1/rootfs{inside}"
         tree = self.pod.read_text("stage1TreeStoreID")
         if not os.path.exists(path) and tree:
             data_dir = os.path.dirname(self.pod.pods_dir)
             path = f"{data_dir}/cas/tree/{os.path.basename(tree)}/rootfs{inside}"
         return path
+
+
+def interface_version(manifest: ImageManifest) -> int:
+    """Give the version of the contract that a stage1 image speaks; absent means 1."""
+    text = manifest.annotation(const.STAGE1_INTERFACE)
+    if text is None:
+        return 1
+    if not (text.isascii() and text.isdigit() and len(text) < 5 and int(text)):
+        raise RktError(f'stage1 image "{manifest.name}": bad interface version "{text}"')
+    return int(text)

@@ -28,13 +28,13 @@ class Preparer:
     """Prepares pods of one data directory from images that a finder finds."""
 
     def __init__(
-        self, store: Store, finder: Finder, *, data_dir: str, stage1_images: str,
+        self, store: Store, finder: Finder, *, data_dir: str, places: stage1image.Places,
         stage1: stage1image.Choice,
     ) -> None:  # fmt: skip
         self._store = store
         self._finder = finder
         self._data_dir = data_dir
-        self._stage1_images = stage1_images
+        self._places = places
         self._stage1 = stage1
 
     def prepare(self, request: PodRequest) -> Pod:
@@ -45,7 +45,7 @@ class Preparer:
         """
         # Keeps `image gc` and `image rm` away until the pod's files name what it uses.
         with self._store.guard(exclusive=False):
-            stage1 = stage1image.find(self._store, self._finder, self._stage1, self._stage1_images)
+            stage1 = stage1image.find(self._store, self._finder, self._stage1, self._places)
             if request.mutable and not supports_mutable(stage1, self._store):
                 raise RktError("stage1 does not support mutable pods")
             if request.pod_manifest:
@@ -92,6 +92,7 @@ class Preparer:
         overlay: bool, users: Range | None,
     ) -> None:  # fmt: skip
         stage1_tree = render.render(self._store, stage1.key)
+        stage1image.check_programs(self._store.manifest(stage1.key), stage1_tree.rootfs)
         os.makedirs(f"{pod.path}/stage1/rootfs", mode=0o755)
         _write(pod, "stage1/manifest", self._store.manifest_bytes(stage1.key))
         _write(pod, "stage1TreeStoreID", f"{stage1_tree.id}\n".encode())

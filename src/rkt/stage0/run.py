@@ -32,10 +32,21 @@ def run(pod: Pod, request: RunRequest) -> NoReturn:
     stage1 = Stage1(pod)
     users = _private_users(pod)
     os.chdir(pod.path)
-    if pod.exists("overlay-prepared"):
-        if stage1.private_mounts:
-            mounts.leave_host_mounts()
-        _mount_roots(pod, users)
+    is_private = stage1.private_mounts
+    try:
+        if pod.exists("overlay-prepared"):
+            if is_private:
+                mounts.leave_host_mounts()
+            _mount_roots(pod, users)
+        _become(pod, stage1, request, users)
+    except BaseException:
+        if not is_private:
+            mounts.detach_below(pod.path)
+        raise
+
+
+def _become(pod: Pod, stage1: Stage1, request: RunRequest, users: Range | None) -> NoReturn:
+    """Execute stage1's run program."""
     _record_boot()
     nameservice.write(request.dns)
     token = registration.register(pod, request)
@@ -76,9 +87,8 @@ def arguments(
     stage1: Stage1, request: RunRequest, uuid: str, token: str = "", users: Range | None = None
 ) -> list[str]:
     """Give the argv of the run entrypoint in the order of the contract."""
-    program = f"{stage1.pod.path}/stage1/rootfs" + os.path.normpath(
-        "/" + (stage1.manifest.annotation(const.STAGE1_PREFIX + "run") or "")
-    )
+    inside = stage1.manifest.annotation(const.STAGE1_PREFIX + "run") or ""
+    program = f"{stage1.pod.path}/stage1/rootfs" + os.path.normpath("/" + inside.lstrip("/"))
     if not os.path.isfile(program):
         raise RktError(f'stage1 image "{stage1.manifest.name}": entrypoint "run" not found')
     argv = [program]

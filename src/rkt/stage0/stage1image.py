@@ -1,15 +1,19 @@
-"""Which stage1 image a pod gets (rkt-config section 2.5)."""
+"""Which stage1 image a pod gets (rkt-config section 2.5), and whether it can be used here."""
 
 from __future__ import annotations
 
 import os
+import stat
 
-from rkt.const import STAGE1_PREFIX
-from rkt.errors import NotFound, RktError
+from rkt import const
+from rkt.errors import FetchError, NotFound, RktError, describe
+from rkt.schema.textual import host_arch
+from rkt.stage0.entrypoint import interface_version
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rkt.fetch.finder import Finder
+    from rkt.schema.image import ImageManifest
     from rkt.store.images import ImageRecord, Store
 
 DEFAULT_FILE = "stage1-oci.aci"
@@ -17,7 +21,7 @@ DEFAULT_FILE = "stage1-oci.aci"
 
 class Choice:
     """How the user named the stage1 image: the kind of flag (``, image, path, url, name, hash,
-    from-dir) and its value.
+    from-dir) and its value; or the configured location.
     """
 
     __slots__ = ("kind", "value")
@@ -27,29 +31,139 @@ class Choice:
         self.value = value
 
 
-def find(store: Store, finder: Finder, choice: Choice, images_dir: str) -> ImageRecord:
+class Places:
+    """Where stage1 images of the installation itself lie: trusted because of that."""
+
+    __slots__ = ("images", "program")
+
+    def __init__(self, images: str, program: str) -> None:
+        self.images = images
+        self.program = program  # the directory of rkt's executable
+
+    def holds(self, path: str) -> bool:
+        """Say whether a file lies directly in the directory of images, links resolved."""
+        return os.path.dirname(os.path.realpath(path)) == os.path.realpath(self.images)
+
+
+def find(store: Store, finder: Finder, choice: Choice, places: Places) -> ImageRecord:
     """Give the record of the stage1 image, stored and unpacked.
 
-    What lies in the installation's own directory is trusted, everything else is verified.
+    What lies in the installation's own directory is trusted, everything else is verified.  Raises
+    RktError also for an image that cannot be the stage1 of a pod on this host.
     """
-    if choice.kind == "hash":
-        return finder.require_trusted(store.get(store.resolve(choice.value)))
-    if choice.kind in ("image", "path", "url", "name"):
-        return finder.require_trusted(finder.find(_address(choice)))
-    name = choice.value if choice.kind == "from-dir" else DEFAULT_FILE
-    if os.path.basename(name) != name:
-        raise RktError(f'"{name}": --stage1-from-dir takes a file name without directories')
-    return _installed(store, f"{images_dir}/{name}")
+    record = _find(store, finder, choice, places)
+    _check(store.manifest(record.key))
+    return record
 
 
 def supports_mutable(record: ImageRecord, store: Store) -> bool:
     """Say whether a stage1 image can add apps to a running pod."""
-    return store.manifest(record.key).annotation(f"{STAGE1_PREFIX}app/add") is not None
+    return store.manifest(record.key).annotation(f"{const.STAGE1_PREFIX}app/add") is not None
+
+
+def check_programs(manifest: ImageManifest, rootfs: str) -> None:
+    """Make sure that the programs a stage1 declares are there, and are its own."""
+    for annotation in manifest.annotations:
+        name = annotation.name.removeprefix(const.STAGE1_PREFIX)
+        if name == annotation.name or name not in const.STAGE1_PROGRAMS:
+            continue
+        where = f'stage1 image "{manifest.name}": entrypoint "{name}"'
+        inside = os.path.normpath("/" + annotation.value.lstrip("/"))
+        try:
+            found = os.path.realpath(rootfs + inside, strict=True)
+            mode = os.stat(found).st_mode
+        except OSError as err:
+            cause = (err.strerror or "cannot be read").lower()
+            raise RktError(f'{where} not found: "{inside}": {cause}') from None
+        if not found.startswith(os.path.realpath(rootfs) + "/"):
+            raise RktError(f'{where}: "{inside}" is a link that leads out of the image')
+        if not stat.S_ISREG(mode) or not mode & 0o111:
+            raise RktError(f'{where}: "{inside}" is not an executable file')
+
+
+def _check(manifest: ImageManifest) -> None:
+    where = f'stage1 image "{manifest.name}"'
+    if manifest.annotation(f"{const.STAGE1_PREFIX}run") is None:
+        raise RktError(f'{where}: entrypoint "run" not found',
+                       hint="an image that is not made to be a stage1 cannot be one")  # fmt: skip
+    version = interface_version(manifest)
+    if version > const.STAGE1_INTERFACE_MAX:
+        raise RktError(
+            f"{where}: interface version {version} is newer than this rkt knows "
+            f"({const.STAGE1_INTERFACE_MAX})"
+        )
+    labels = {label.name: label.value for label in manifest.labels}
+    host = ("linux", host_arch())
+    own = (labels.get("os", host[0]), labels.get("arch", host[1]))
+    if own != host:
+        raise RktError(f"{where} is for {'/'.join(own)}, this host is {'/'.join(host)}")
+
+
+def _find(store: Store, finder: Finder, choice: Choice, places: Places) -> ImageRecord:
+    if choice.kind == "hash":
+        return finder.require_trusted(store.get(store.resolve(choice.value)))
+    if choice.kind == "configured":
+        return _configured(store, finder, choice.value, places)
+    if choice.kind == "path" or (choice.kind == "image" and os.path.isfile(choice.value)):
+        return _by_path(store, finder, os.path.abspath(choice.value), places)
+    if choice.kind in ("image", "url", "name"):
+        return finder.require_trusted(finder.find(_address(choice)))
+    if choice.kind == "from-dir":
+        return _from_dir(store, choice.value, places)
+    return _default(store, places)
 
 
 def _address(choice: Choice) -> str:
-    is_path = choice.kind == "path" or (choice.kind == "image" and os.path.isfile(choice.value))
-    return os.path.abspath(choice.value) if is_path else choice.value
+    has_scheme = "://" in choice.value
+    if choice.kind == "url" and not has_scheme:
+        raise RktError(f'"{choice.value}": --stage1-url takes a URL')
+    if choice.kind == "name" and (has_scheme or choice.value.startswith((".", "/"))):
+        raise RktError(f'"{choice.value}": --stage1-name takes the name of an image')
+    return choice.value
+
+
+def _by_path(store: Store, finder: Finder, path: str, places: Places) -> ImageRecord:
+    if places.holds(path) and os.path.isfile(path):
+        return _installed(store, path)
+    beside = f"{places.program}/{os.path.basename(path)}"
+    if not os.path.exists(path) and os.path.isfile(beside):
+        return _installed(store, beside)
+    return finder.require_trusted(finder.find(path))
+
+
+def _from_dir(store: Store, name: str, places: Places) -> ImageRecord:
+    if os.path.basename(name) != name or name in ("", ".", ".."):
+        raise RktError(f'"{name}": --stage1-from-dir takes a file name without directories')
+    path = f"{places.images}/{name}"
+    if os.path.lexists(path) and not places.holds(path):
+        raise RktError(f'stage1 image "{path}" is a link that leads out of its directory',
+                       hint="name the image with --stage1-path: it is verified then")  # fmt: skip
+    return _installed(store, path)
+
+
+def _default(store: Store, places: Places) -> ImageRecord:
+    path, beside = (f"{place}/{DEFAULT_FILE}" for place in (places.images, places.program))
+    if not os.path.isfile(path) and os.path.isfile(beside):
+        return _installed(store, beside)
+    return _installed(store, path)
+
+
+def _configured(store: Store, finder: Finder, location: str, places: Places) -> ImageRecord:
+    """Find the image at the configured location; a file that fails has a stand-in beside rkt."""
+    if not location.startswith("/"):
+        return finder.require_trusted(finder.find(location))
+    beside = f"{places.program}/{DEFAULT_FILE}"
+    try:
+        return _by_path(store, finder, location, places)
+    except (NotFound, FetchError) as err:
+        if os.path.exists(location):
+            raise  # it is there and not to be trusted: nothing may take its place
+        if os.path.isfile(beside):
+            return _installed(store, beside)
+        raise NotFound(
+            f'cannot find the configured stage1 image: {describe(err)}; "{beside}" does not exist',
+            hint="correct the file in stage1.d, or name an image with --stage1-path",
+        ) from None
 
 
 def _installed(store: Store, path: str) -> ImageRecord:
