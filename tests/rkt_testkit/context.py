@@ -10,8 +10,9 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import termios
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rkt.linux import libc
 from rkt_testkit import leaks, network
@@ -42,10 +43,20 @@ class Result(NamedTuple):
 class Terminal:
     """A command on a terminal of its own."""
 
-    def __init__(self, process: subprocess.Popen[bytes], master: int) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], master: int, modes: list[Any]) -> None:
         self.process = process
         self._master = master
+        self._modes = modes
         self.output = ""
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Change the size of the window; the kernel tells the foreground job."""
+        termios.tcsetwinsize(self._master, (rows, columns))
+
+    @property
+    def is_restored(self) -> bool:
+        """Whether the terminal's modes are those that the command found."""
+        return termios.tcgetattr(self._master) == self._modes
 
     def write(self, text: str) -> None:
         """Type something."""
@@ -60,14 +71,31 @@ class Terminal:
                 raise AssertionError(f"{wanted!r} did not appear in:\n{self.output}")
         return self.output
 
+    def expect(self, wanted: str, timeout: float = TIMEOUT) -> str:
+        """Read until something appears that was not there yet; gives all that comes before it.
+
+        It counts as read: the next call looks behind it.
+        """
+        self.read_until(wanted, timeout)
+        before, _, self.output = self.output.partition(wanted)
+        return before
+
     def wait(self, timeout: float = TIMEOUT) -> int:
         """Read to the end and give the exit status."""
+        status = self.finish(timeout)
+        self.close()
+        return status
+
+    def finish(self, timeout: float = TIMEOUT) -> int:
+        """Read to the end and give the exit status; the terminal stays for a look at its modes."""
         deadline = time.monotonic() + timeout
         while self._read(max(0.0, deadline - time.monotonic())):
             pass
-        status = self.process.wait(max(0.1, deadline - time.monotonic()))
+        return self.process.wait(max(0.1, deadline - time.monotonic()))
+
+    def close(self) -> None:
+        """Hang up."""
         os.close(self._master)
-        return status
 
     def _read(self, timeout: float) -> bool:
         if not select.select([self._master], [], [], timeout)[0]:
@@ -189,16 +217,20 @@ class RktContext:
         self._running.append(process)
         return process
 
-    def terminal(self, *args: str, env: Mapping[str, str] | None = None) -> Terminal:
-        """Start a rkt command on a terminal."""
+    def terminal(
+        self, *args: str, env: Mapping[str, str] | None = None, size: tuple[int, int] = (24, 80)
+    ) -> Terminal:
+        """Start a rkt command on a terminal of so many rows and columns."""
         master, slave = pty.openpty()
+        termios.tcsetwinsize(master, size)
+        modes = termios.tcgetattr(master)
         process = subprocess.Popen(
             ["setsid", "--ctty", *self.argv(*args)], stdin=slave, stdout=slave, stderr=slave,
             env={**self.env, "TERM": "xterm", **(env or {})}, cwd=self.files,
         )  # fmt: skip
         os.close(slave)
         self._running.append(process)
-        return Terminal(process, master)
+        return Terminal(process, master, modes)
 
     # --- state -----------------------------------------------------------------------------------
 

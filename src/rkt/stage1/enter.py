@@ -13,7 +13,7 @@ _FALLBACK_TERM = "vt100"
 
 
 def main(argv: list[str]) -> int:
-    """Become the OCI runtime's `exec`, which gives the command's exit status."""
+    """Run a command on a terminal, or become the OCI runtime's `exec`; gives its exit status."""
     return launch.guarded(_main, argv)
 
 
@@ -29,6 +29,10 @@ def _main(argv: list[str]) -> int:
     process = _process(config, app, app_pid, command)
     os.chdir(pod_dir)
     chosen = runtime.Runtime(state.runtime, pod_dir)
+    if process["terminal"]:
+        from rkt.stage1 import session
+
+        return session.Session("enter").run(chosen, app, process)
     fd = os.memfd_create("process")
     os.write(fd, json.dumps(process).encode())
     os.set_inheritable(fd, True)

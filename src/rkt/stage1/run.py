@@ -437,6 +437,10 @@ class Pod:
         self._restrict(app, plan)
         plan.read_only_root = app.read_only_root
         plan.terminal = bool(self._terminal_of(app))
+        if self.terminal:
+            from rkt.stage1 import terminal
+
+            plan.console_size = terminal.Terminal(0).size()
         plan.cgroup = f"{self.layout.pod_path(options.uuid)}/{app.name}" if self.layout else ""
         if self.users is not None:
             from rkt.stage1 import private

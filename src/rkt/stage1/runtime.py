@@ -52,9 +52,13 @@ class Runtime:
             argv += ["--console-socket", console]
         return [*argv, ident]
 
-    def exec_argv(self, ident: str, process: str, pid_file: str) -> list[str]:
+    def exec_argv(
+        self, ident: str, process: str, pid_file: str, *, console: str = "", log_file: str = ""
+    ) -> list[str]:
         """Give the command that starts a process in a running container and returns."""
-        argv = [*self.base(), "exec", "--detach", "--process", process]
+        argv = [*self.base(log_file), "exec", "--detach", "--process", process]
+        if console:
+            argv += ["--console-socket", console]
         return [*argv, "--pid-file", pid_file, ident]
 
     def delete_argv(self, ident: str) -> list[str]:
@@ -117,9 +121,14 @@ def write_bundle(path: str, config: dict[str, object]) -> None:
 
 def failure_text(bundle: str, output: bytes) -> str:
     """Give the last error that a runtime logged, else the end of what it wrote."""
+    return logged(f"{bundle}/log", output)
+
+
+def logged(path: str, output: bytes) -> str:
+    """Give the last error in a runtime's log file, else the end of what it wrote."""
     text = ""
     try:
-        with open(f"{bundle}/log", "rb") as file:
+        with open(path, "rb") as file:
             lines = file.read(_LOG_LIMIT).decode("utf-8", "replace").splitlines()
     except OSError:
         lines = []

@@ -1,0 +1,283 @@
+"""`run --interactive`, `enter` and `app exec` on a real terminal, and through pipes."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from rkt_testkit.acibuilder import APPLETS, AciBuilder
+from rkt_testkit.probes import needs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rkt_testkit.context import RktContext, Terminal
+
+pytestmark = needs("root", "rkt", "overlay", "oci-runtime", "busybox")
+
+OPEN = "--insecure-options=image"
+PROMPT = "in the app> "
+RUNTIMES = ("crun", "runc")
+WAYS = ("run", "enter")
+
+
+def image(rkt: RktContext) -> str:
+    """Build an image whose app is a shell with a prompt; gives its path."""
+    env = [{"name": "PS1", "value": PROMPT}, {"name": "ENV", "value": "/etc/none"}]
+    builder = AciBuilder("example.com/app", exec=["/bin/sh"], app={"environment": env})
+    return builder.busybox(*APPLETS, "nohup", "setsid").build(rkt.files).path
+
+
+def background(rkt: RktContext, runtime: str) -> str:
+    """Start a pod that waits; gives its UUID."""
+    words = ("run", "--detach", image(rkt), "--", "-c", "sleep 1000")
+    return rkt.rkt(OPEN, *words, env={"RKT_OCI_RUNTIME": runtime}).stdout.strip()
+
+
+class Shell:
+    """A shell in an app, on a terminal: the app itself, or one that was entered."""
+
+    def __init__(
+        self, rkt: RktContext, way: str, runtime: str, *words: str, rows: int = 24
+    ) -> None:
+        env = {"RKT_OCI_RUNTIME": runtime, "TERM": "xterm-256color"}
+        self.uuid = ""
+        if way == "run":
+            argv = [OPEN, "run", "--interactive", image(rkt)]
+            argv += ["--", *words] if words else []
+        else:
+            self.uuid = background(rkt, runtime)
+            argv = ["enter", self.uuid, "sh", *words]
+        self.rkt = rkt
+        self.screen: Terminal = rkt.terminal(*argv, env=env, size=(rows, 80))
+        if way == "run":
+            self.screen.expect("rkt: warning: signature verification has been disabled\n")
+        if not words:
+            self.screen.expect(PROMPT)
+
+    def type(self, text: str) -> str:
+        """Type a line; gives what it prints before the next prompt."""
+        self.screen.write(f"{text}\n")
+        return self.screen.expect(PROMPT).partition("\n")[2]
+
+    def end(self, status: int) -> None:
+        """Assert how the command ends, and that the terminal is as it was."""
+        assert self.screen.finish() == status
+        assert self.screen.is_restored
+        self.screen.close()
+        if self.uuid:
+            self.rkt.rkt("stop", "--force", self.uuid)
+            self.rkt.wait_for(lambda: self.rkt.pod_state(self.uuid) == "exited")
+
+
+@pytest.fixture(params=[(w, r) for w in WAYS for r in RUNTIMES], ids="-".join)
+def start(request: pytest.FixtureRequest, rkt: RktContext) -> Callable[..., Shell]:
+    """Start a shell in an app, by every way with every runtime."""
+    way, runtime = request.param
+    return lambda *words, rows=24: Shell(rkt, way, runtime, *words, rows=rows)
+
+
+def test_a_terminal_of_the_right_size(start: Callable[..., Shell]) -> None:
+    # Asked for at the very beginning: the size must not come later than the command.
+    shell = start("-c", "stty size; tty; echo $TERM", rows=33)
+    shell.screen.read_until("xterm-256color\n")
+    assert shell.screen.output == "33 80\n/dev/pts/0\nxterm-256color\n"
+    shell.end(0)
+
+
+def test_the_size_follows_the_window(start: Callable[..., Shell]) -> None:
+    shell = start("-c", "trap 'stty size' WINCH; echo armed; while :; do sleep 0.1; done")
+    shell.screen.expect("armed\n")
+    for rows, columns in ((50, 132), (7, 20)):
+        shell.screen.resize(rows, columns)
+        shell.screen.expect(f"{rows} {columns}\n")
+    shell.screen.write("\x03")
+    shell.end(130)
+
+
+def test_keys_are_for_the_app(start: Callable[..., Shell]) -> None:
+    shell = start()
+    shell.screen.write("sh -c 'echo one; cat'\n")
+    shell.screen.expect("\none\n")
+    shell.screen.write("\x03")  # ends the job, neither the shell nor the pod
+    shell.screen.expect(PROMPT)
+    assert shell.type("echo $?") == "130\n"
+    shell.screen.write("sh -c 'echo two; cat'\n")
+    shell.screen.expect("\ntwo\n")
+    shell.screen.write("\x1a")
+    stopped = shell.screen.expect(PROMPT)
+    assert "Stopped" in stopped
+    assert "Stopped" in shell.type("jobs")
+    shell.screen.write("fg\n")
+    shell.screen.expect('echo two; cat"\n')  # by now the shell edits no more
+    shell.screen.write("typed\n")
+    shell.screen.expect("typed\ntyped\n")
+    shell.screen.write("\x04")  # Ctrl-D is the end of what cat reads, and then of the shell
+    shell.screen.expect(PROMPT)
+    assert shell.type("echo $?") == "0\n"
+    shell.screen.write("\x04")
+    shell.end(0)
+
+
+def test_the_exit_status(start: Callable[..., Shell]) -> None:
+    shell = start()
+    shell.screen.write("exit 42\n")
+    shell.end(42)
+
+
+def test_killed_by_a_signal(start: Callable[..., Shell]) -> None:
+    shell = start("-c", "kill -9 $$")
+    shell.end(137)
+
+
+def test_the_last_output_is_not_lost(start: Callable[..., Shell]) -> None:
+    shell = start("-c", "seq 5000; echo -n end")
+    shell.screen.read_until("end")
+    lines = shell.screen.output.splitlines()
+    assert lines[:5000] == [str(n) for n in range(1, 5001)]
+    assert lines[5000].startswith("end")
+    shell.end(0)
+
+
+def test_what_runs_on_in_the_background_does_not_hold_it(start: Callable[..., Shell]) -> None:
+    shell = start()
+    shell.type("nohup setsid sleep 1000 &")
+    shell.screen.write("exit 3\n")
+    shell.end(3)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_ended_by_a_signal(start: Callable[..., Shell], number: signal.Signals) -> None:
+    shell = start("-c", "trap 'exit 9' HUP TERM INT; echo armed; while :; do sleep 0.1; done")
+    shell.screen.expect("armed\n")
+    assert not shell.screen.is_restored
+    shell.screen.process.send_signal(number)
+    if shell.uuid:  # it is `enter` that ends, and what it started hears that the line is dead
+        rkt, uuid = shell.rkt, shell.uuid
+        assert shell.screen.finish() == 128 + number
+        rkt.wait_for(lambda: "armed" not in rkt.rkt("enter", uuid, "ps").stdout)
+        shell.end(128 + number)
+    else:
+        shell.end(9)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_the_pod_ends_under_a_shell(rkt: RktContext, runtime: str) -> None:
+    shell = Shell(rkt, "enter", runtime)
+    rkt.rkt("stop", "--force", shell.uuid)
+    assert shell.screen.finish() == 137
+    assert shell.screen.is_restored
+    shell.screen.close()
+    rkt.wait_for(lambda: rkt.pod_state(shell.uuid) == "exited")
+
+
+def test_an_app_that_cannot_start(rkt: RktContext) -> None:
+    screen = rkt.terminal(OPEN, "run", "--interactive", image(rkt), "--exec=/nosuch")
+    assert screen.finish() == 254
+    assert screen.is_restored
+    assert 'error looking up "/nosuch": no such file or directory' in screen.output
+    screen.close()
+
+
+def test_a_command_that_cannot_start(rkt: RktContext) -> None:
+    uuid = background(rkt, "runc")
+    for command, text in (
+        ("/nosuch", 'rkt: error looking up "/nosuch": no such file or directory\n'),
+        ("nosuch", 'rkt: error looking up "nosuch": not found along PATH='),
+    ):
+        screen = rkt.terminal("enter", uuid, command)
+        assert screen.finish() == 254
+        assert screen.is_restored
+        assert text in screen.output
+        screen.close()
+    screen = rkt.terminal("enter", uuid)
+    assert screen.finish() == 254
+    assert screen.output.startswith('No command specified, assuming "/bin/bash"\n')
+    assert 'error looking up "/bin/bash": no such file or directory' in screen.output
+    screen.close()
+    rkt.rkt("stop", "--force", uuid)
+    rkt.wait_for(lambda: rkt.pod_state(uuid) == "exited")
+
+
+def test_a_session_leaves_nothing_in_the_pod(rkt: RktContext) -> None:
+    uuid = background(rkt, "runc")
+    before = sorted(os.listdir(f"{rkt.pod_dir(uuid)}/bundle"))
+    screen = rkt.terminal("enter", uuid, "true")
+    assert screen.wait() == 0
+    assert sorted(os.listdir(f"{rkt.pod_dir(uuid)}/bundle")) == before
+    rkt.rkt("stop", "--force", uuid)
+    rkt.wait_for(lambda: rkt.pod_state(uuid) == "exited")
+
+
+# Without a terminal
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("user", ["0", "alice"])
+def test_piping_through_a_pod(rkt: RktContext, runtime: str, user: str) -> None:
+    data = "".join(f"line {n}\n" for n in range(20_000))
+    result = rkt.rkt(
+        OPEN, "run", "--interactive", image(rkt), f"--user={user}", "--", "-c",
+        "cat; tty >&2; exit 5", input=data, status=5, env={"RKT_OCI_RUNTIME": runtime},
+    )  # fmt: skip
+    assert result.stdout == data
+    assert result.stderr.splitlines()[1:] == [
+        "not a tty", 'rkt: app "app" exited with status 5'
+    ]  # fmt: skip
+
+
+def test_a_file_as_input(rkt: RktContext) -> None:
+    path = f"{rkt.files}/input"
+    with open(path, "wb") as file:
+        file.write(b"\0bytes\xff" * 1000)
+    os.chown(path, 1234, 1234)
+    with open(path, "rb") as file:
+        done = subprocess.run(
+            rkt.argv(OPEN, "run", "--interactive", image(rkt), "--user=alice", "--", "-c", "cat"),
+            stdin=file, capture_output=True, check=False, env=rkt.env,
+        )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, b"\0bytes\xff" * 1000)
+    assert os.stat(path).st_uid == 1234
+
+
+def test_no_input_at_all(rkt: RktContext) -> None:
+    with open("/dev/null", "rb") as null:
+        done = subprocess.run(
+            rkt.argv(OPEN, "run", "--interactive", image(rkt), "--", "-c", "wc -c; exit 4"),
+            stdin=null, capture_output=True, check=False, env=rkt.env,
+        )  # fmt: skip
+    assert (done.returncode, done.stdout) == (4, b"0\n")
+
+
+def test_a_stream_as_input(rkt: RktContext) -> None:
+    # The end of who is attached is not the end of the input: others may have more to say.
+    script = 'read -r a; echo "seen: $a"; read -r b; echo "seen: $b"; exit 3'
+    words = ("run", "--detach", image(rkt), "--stdin=stream", "--stdout=stream", "--", "-c", script)
+    uuid = rkt.rkt(OPEN, *words).stdout.strip()
+    attached = rkt.rkt("attach", "--mode=stdin,stdout", uuid, input="one\ntwo\n")
+    assert attached.stdout == "seen: one\nseen: two\n"
+    assert "app=3" in rkt.rkt("status", "--wait", uuid).stdout.splitlines()
+
+
+def test_entering_through_pipes(rkt: RktContext) -> None:
+    uuid = background(rkt, "crun")
+    result = rkt.rkt("enter", uuid, "sh", "-c", "cat; tty; exit 6", input="piped\n", status=6)
+    assert result.stdout == "piped\nnot a tty\n"
+    rkt.rkt("stop", "--force", uuid)
+    rkt.wait_for(lambda: rkt.pod_state(uuid) == "exited")
+
+
+def test_interactive_wants_one_app(rkt: RktContext) -> None:
+    path = image(rkt)
+    words = (path, "--name=one", path, "--name=two")
+    result = rkt.rkt(OPEN, "run", "--interactive", *words, status=254)
+    assert result.stderr == "rkt: interactive option only supports one image\n"
+    uuid = rkt.rkt(OPEN, "prepare", *words).stdout.strip()
+    result = rkt.rkt("run-prepared", "--interactive", uuid, status=254)
+    assert result.stderr == "rkt: interactive option only supports pods with one app\n"
+    assert re.search("^state=prepared$", rkt.rkt("status", uuid).stdout, re.MULTILINE)
