@@ -28,6 +28,7 @@ COMMANDS: dict[str, Entry] = {
     "completion": Entry("completion", "Output shell completion code for the specified shell"),
     "config": Entry("config", "Print configuration for each stage in JSON format"),
     "enter": Entry("enter", "Enter the namespaces of an app within a rkt pod", root=True),
+    "events": Entry("events", "Tell what happened to pods, apps and images"),
     "export": Entry("export", "Export an app from an exited pod to an ACI file", root=True),
     "fetch": Entry("fetch", "Fetch image(s) and store them in the local store"),
     "gc": Entry("gc", "Garbage collect rkt pods no longer in use", root=True),

@@ -53,7 +53,16 @@ RESOLVE_IN_ROOT = 0x10
 
 _AT_FDCWD = -100
 IN_MODIFY = 0x2
+IN_CLOSE_WRITE = 0x8
+IN_CLOSE_NOWRITE = 0x10
+IN_MOVED_TO = 0x80
 IN_CREATE = 0x100
+IN_DELETE = 0x200
+IN_DELETE_SELF = 0x400
+IN_MOVE_SELF = 0x800
+IN_Q_OVERFLOW = 0x4000
+IN_IGNORED = 0x8000
+IN_ONLYDIR = 0x01000000
 _IN_CLOEXEC = os.O_CLOEXEC
 
 # The same numbers on every architecture.
@@ -156,10 +165,18 @@ def inotify_init() -> int:
     return fd
 
 
-def inotify_add_watch(fd: int, path: str, events: int) -> None:
-    """inotify_add_watch(2)."""
-    if _libc.inotify_add_watch(fd, os.fsencode(path), events) < 0:
+def inotify_add_watch(fd: int, path: str, events: int) -> int:
+    """inotify_add_watch(2); gives the number that the events will have."""
+    watch: int = _libc.inotify_add_watch(fd, os.fsencode(path), events)
+    if watch < 0:
         _fail(path)
+    return watch
+
+
+def inotify_rm_watch(fd: int, watch: int) -> None:
+    """inotify_rm_watch(2)."""
+    if _libc.inotify_rm_watch(fd, watch) < 0:
+        _fail()
 
 
 def prctl(option: int, arg: int = 0) -> int:

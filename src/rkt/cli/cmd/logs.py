@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from rkt.cli import duration, output
-from rkt.cli.flags import Command, Flag, converted, invalid
+from rkt.cli import moment, output
+from rkt.cli.flags import Command, Flag, invalid
 from rkt.cli.uuids import UUID_FILE, given_uuid
 from rkt.errors import NotFound, PodStateError
 from rkt.pod import lifecycle, logs, view
@@ -50,8 +50,8 @@ class _Selection:
 
     def __init__(self, args: Parsed) -> None:
         now = time.time_ns()
-        self.since = _time("since", args.string("since"), now)
-        self.until = _time("until", args.string("until"), now)
+        self.since = moment.given(args, "since", now)
+        self.until = moment.given(args, "until", now)
         self.tail = _count(args.string("tail"))
         stream = args.string("stream")
         if stream and stream not in _STREAMS:
@@ -184,29 +184,3 @@ def _count(text: str) -> int | None:
     if not text.isdigit():
         raise invalid("tail", text, 'must be a number or "all"')
     return int(text)
-
-
-def _time(name: str, text: str, now: int) -> int | None:
-    """Read a TIME as nanoseconds since 1970."""
-    if not text:
-        return None
-    value = converted(name, text, lambda word: _instant(word, now))
-    assert isinstance(value, int)
-    return value
-
-
-def _instant(text: str, now: int) -> int:
-    try:
-        return now - int(duration.parse(text) * 1e9)
-    except ValueError:
-        pass
-    whole, dot, fraction = text.partition(".")
-    if whole.isdigit() and (fraction.isdigit() or not dot):
-        return int(whole) * 10**9 + int(fraction[:9].ljust(9, "0") or 0)
-    from datetime import datetime
-
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError("is neither a duration nor a time") from None
-    return int(moment.timestamp() * 10**6) * 1000
