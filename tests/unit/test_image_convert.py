@@ -24,13 +24,15 @@ from rkt.image.layer import (
     scan,
 )
 from rkt.image.merge import LayerIndex, Merged
+from rkt.image.render import render
 from rkt.image.split import skeleton
+from rkt.image.verify import verify_rendered
 from rkt.schema.docker import parse_reference
 from rkt.schema.image import decode_image_manifest
 from rkt.schema.oci import ContainerConfig, Descriptor, Platform, choose
 from rkt.schema.types import BadValue
 from rkt.store.images import SKIPPED, Store, Verification
-from rkt_testkit.oci import Image, Layer, archive, digest, pack
+from rkt_testkit.oci import Image, Layer, archive, digest, listing, pack
 
 if TYPE_CHECKING:
     import pathlib
@@ -250,6 +252,36 @@ def test_layers_are_shared_and_ids_are_fixed(store: Store, tmp_path: pathlib.Pat
     assert second.label("version") == "latest"
     again = fetch(store, f"oci:{tmp_path}/one:latest")  # with and without the tag
     assert first.digest == again.digest
+
+
+def test_any_number_of_files_can_be_left_of_a_layer(
+    store: Store, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lower = Layer().directory("./").directory("a", mode=0o700, mtime=5)
+    for number in range(40):
+        lower.file(f"a/f{number:02}", str(number)).file(f'a/b/"{number:02}"', "x" * number)
+    lower.link("a/z", "a/f00").link("a/b/z", "a/f07")
+    upper = Layer().file("a/f03", "new")
+    top = Layer()
+    for number in range(20):
+        top.whiteout(f"a/f{number:02}")
+    path = Image([lower, upper, top]).write(str(tmp_path / "img"))
+    whole = fetch(store, f"oci:{path}")
+    tree = listing(render(store, whole.key).rootfs)
+    assert len([name for name in tree if name.startswith("a/f")]) == 20
+    monkeypatch.setattr("rkt.image.convert.MAX_WHITELIST", 200)
+    other = Store(str(tmp_path / "other"))
+    parts = fetch(other, f"oci:{path}")
+    lists = [
+        decode_image_manifest(other.manifest_bytes(one.key), "x").path_whitelist
+        for one in other.list()
+        if one.name.startswith("oci-layers/")
+    ]
+    assert len(lists) > 5
+    assert all(sum(map(len, one)) < 300 for one in lists)
+    assert listing(render(other, parts.key).rootfs) == tree
+    verify_rendered(other, parts.key)
+    other.close()
 
 
 def test_forms_of_one_image(store: Store, tmp_path: pathlib.Path) -> None:

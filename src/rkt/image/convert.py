@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from rkt.errors import ArchiveError, KernelError, RktError
+from rkt.errors import ArchiveError, KernelError, RktError, StoreError
 from rkt.image import layer as layers
 from rkt.image import tar
 from rkt.image.aciwriter import AciWriter
@@ -43,6 +43,8 @@ _DEV_LINKS = (
     (b"stdout", b"/dev/console"),
 )
 _CHUNK = 1 << 20
+_VERBATIM = bytes(byte for byte in range(256) if byte >= 0x20 and byte not in b'"\\')
+"""Bytes that JSON does not write as an escape."""
 
 
 class Description(msgspec.Struct, frozen=True):
@@ -55,11 +57,28 @@ class Description(msgspec.Struct, frozen=True):
     latest: bool
 
 
-class StoredLayer(msgspec.Struct, frozen=True):
+class StoredLayer:
     """A layer that is in the store as an image of its own."""
 
-    record: ImageRecord
-    index: LayerIndex
+    __slots__ = ("_kept", "_path", "record")
+
+    def __init__(self, record: ImageRecord, *, path: str = "", kept: LayerIndex | None = None):
+        self.record = record
+        self._path = path
+        self._kept = kept
+
+    @property
+    def index(self) -> LayerIndex:
+        """Give what the layer says; it is read again each time, since it may be large.
+
+        Raises StoreError.
+        """
+        if self._kept is not None:
+            return self._kept
+        found = layers.read_index(self._path)
+        if found is None:
+            raise StoreError(f'image "{self.record.key}" is damaged: its index is missing')
+        return found
 
 
 def next_chain(chain: str, digest: str) -> str:
@@ -84,13 +103,18 @@ def stored_layer(store: Store, digest: str, chain: str = "") -> StoredLayer | No
             # Root believes only what root has converted: its trees are out of others' reach.
             if not record.unpacked:
                 return None
-            index = layers.read_index(f"{store.tree_path(record.key)}/{layers.INDEX_NAME}")
-            return StoredLayer(record, index) if index is not None else None
+            path = _index_path(store, record)
+            return StoredLayer(record, path=path) if layers.read_index(path) is not None else None
         manifest = store.manifest(record.key)
         notes = {note.name: note.value for note in manifest.annotations}
-        return StoredLayer(record, layers.index_of_archive(_headers(store, record), notes))
+        kept = layers.index_of_archive(_headers(store, record), notes)
+        return StoredLayer(record, kept=kept)
     except (RktError, OSError):
         return None
+
+
+def _index_path(store: Store, record: ImageRecord) -> str:
+    return f"{store.tree_path(record.key)}/{layers.INDEX_NAME}"
 
 
 def _headers(store: Store, record: ImageRecord) -> Iterator[bytes]:
@@ -109,7 +133,9 @@ def place_layer(
     """Move a converted layer from its staging directory into the store."""
     record = _place(store, staging, converted, name, (), source=source, latest=False)
     store.put_remote(Remote(name, "", 0, time.time_ns(), record.key))
-    return StoredLayer(record, converted.index)
+    if can_own_files():
+        return StoredLayer(record, path=_index_path(store, record))
+    return StoredLayer(record, kept=converted.index)
 
 
 def _place(
@@ -206,10 +232,9 @@ class Assembly:
 
     def finish(self, about: Description) -> ImageRecord:
         """Make the image itself."""
-        final = self._merged.paths() if self._merged.has_lost else None
         dependencies: list[Dependency] = []
         rescued: list[tuple[int, bytes]] = []
-        for group in self._groups(final):
+        for group in self._groups():
             if group.whitelist is None:
                 one = self._layers[group.members[0]].record
                 dependencies.append(_dependency(one))
@@ -230,48 +255,51 @@ class Assembly:
 
     # -- deletions
 
-    def _groups(self, final: set[bytes] | None) -> list[_Group]:
+    def _groups(self) -> Iterator[_Group]:
         """Divide the layers into those that are taken whole and runs of which something is left."""
-        if final is None:
-            return [_Group([number]) for number in range(len(self._layers))]
-        lossy = [
-            any(path and path not in final for _, path, _ in one.index.entries)
-            for one in self._layers
-        ]
-        groups: list[_Group] = []
-        size = 0
-        for number, one in enumerate(self._layers):
+        numbers = range(len(self._layers))
+        lossy = [self._merged.has_lost and self._is_lossy(number) for number in numbers]
+        last: _Group | None = None
+        for number in numbers:
             if not any(lossy[number:]) or not any(lossy[: number + 1]):
-                groups.append(_Group([number]))  # nothing is lost from here up, or down to here
+                if last is not None:
+                    yield last
+                    last = None
+                yield _Group([number])  # nothing is lost from here up, or down to here
                 continue
-            kept = {path for _, path, _ in one.index.entries if path and path in final}
-            weight = sum(len(path) + 4 for path in kept)
+            kept = self._kept(number)
+            weight = sum(map(_weight, kept))
+            if last is not None and last.weight + weight > MAX_WHITELIST:
+                yield last
+                last = None
             if weight > MAX_WHITELIST + (MAX_WHITELIST >> 1):
-                raise ArchiveError(
-                    f"layer has too many files ({len(kept)}) to keep beside what is deleted of it"
-                )
-            last = groups[-1] if groups else None
-            if last is None or last.whitelist is None or size + weight > MAX_WHITELIST:
+                # Too long for one manifest: several images, each takes over a part of the layer.
+                yield from _parts(number, sorted(kept))
+                continue
+            if last is None:
                 last = _Group([], set())
-                groups.append(last)
-                size = 0
-            assert last.whitelist is not None
-            size += weight
-            last.members.append(number)
-            for path in kept:
-                try:
-                    last.whitelist.add("/" + path.decode())
-                except UnicodeDecodeError:
-                    last.rescued.append((number, path))
-        return groups
+            last.add(number, kept, weight)
+        if last is not None:
+            yield last
+
+    def _is_lossy(self, number: int) -> bool:
+        paths = (path for _, path, _ in self._layers[number].index.entries if path)
+        return any(True for _ in self._merged.missing(paths))
+
+    def _kept(self, number: int) -> set[bytes]:
+        """Give the paths of a layer that are in the image."""
+        paths = [path for _, path, _ in self._layers[number].index.entries if path]
+        return set(paths).difference(self._merged.missing(paths))
 
     def _selection(self, group: _Group) -> ImageRecord:
         """Store the image that takes over only what is left of some layers."""
         assert group.whitelist is not None
         below = tuple(_dependency(self._layers[number].record) for number in group.members)
         paths = tuple(sorted(group.whitelist)) or ("/.",)
-        text = "\0".join((*(one.image_id or "" for one in below), *paths))
-        name = "oci-layers/sha256-" + hashlib.sha256(text.encode()).hexdigest()
+        hasher = hashlib.sha256("\0".join(one.image_id or "" for one in below).encode())
+        for path in paths:
+            hasher.update(b"\0" + path.encode())
+        name = "oci-layers/sha256-" + hasher.hexdigest()
         manifest = ImageManifest.create(name, dependencies=below, path_whitelist=paths)
         with self._store.tmp_dir() as staging:
             done = _write(staging, codec.encode(manifest), [(_directory(layers.ROOTFS), ())])
@@ -312,13 +340,44 @@ class Assembly:
 class _Group:
     """Layers that become one dependency: one as it is, or several of which some is left."""
 
-    __slots__ = ("members", "rescued", "whitelist")
+    __slots__ = ("members", "rescued", "weight", "whitelist")
 
     def __init__(self, members: list[int], whitelist: set[str] | None = None) -> None:
         self.members = members
         self.whitelist = whitelist
+        self.weight = 0
         self.rescued: list[tuple[int, bytes]] = []
         """Files that a list cannot name, since JSON holds text only."""
+
+    def add(self, number: int, kept: Iterable[bytes], weight: int) -> None:
+        """Add what is left of a layer."""
+        assert self.whitelist is not None
+        self.members.append(number)
+        self.weight += weight
+        for path in kept:
+            try:
+                self.whitelist.add("/" + path.decode())
+            except UnicodeDecodeError:
+                self.rescued.append((number, path))
+
+
+def _parts(number: int, kept: list[bytes]) -> Iterator[_Group]:
+    """Divide what is left of one layer."""
+    part: list[bytes] = []
+    weight = 0
+    for path in kept:
+        part.append(path)
+        weight += _weight(path)
+        if weight > MAX_WHITELIST or path is kept[-1]:
+            group = _Group([], set())
+            group.add(number, part, weight)
+            yield group
+            part, weight = [], 0
+
+
+def _weight(path: bytes) -> int:
+    """Give about how many bytes a path takes in a manifest."""
+    return len(path) + 4 + 5 * len(path.translate(None, _VERBATIM))
 
 
 class _Copies:

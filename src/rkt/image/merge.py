@@ -7,6 +7,7 @@ image archive cannot express it.  OCI image specification v1.1, layer.md.
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -16,7 +17,7 @@ from rkt.image import tar
 from rkt.image.tar import show
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 _MAX_LINKS = 40
 
@@ -51,7 +52,31 @@ class Node:
         self.first = b""
         """Of a further name of a file: the name in the layer under which its content stands."""
         self.implied = False
-        self.children: dict[bytes, Node] | None = {} if kind == tar.DIRECTORY else None
+        self.children: dict[bytes, _Held] | None = {} if kind == tar.DIRECTORY else None
+
+
+_ORDINAL_BITS = 32
+_Held = Node | int
+"""An ordinary file is only a number, its layer and its ordinal: most names are such files."""
+
+
+def _packed(layer: int, ordinal: int) -> int:
+    return layer << _ORDINAL_BITS | ordinal
+
+
+def _whole(held: _Held) -> Node:
+    if isinstance(held, Node):
+        return held
+    return Node(tar.FILE, held >> _ORDINAL_BITS, held & ((1 << _ORDINAL_BITS) - 1))
+
+
+def _child(node: Node, name: bytes) -> Node | None:
+    """Give a node of a directory; a number becomes one, since it may be changed now."""
+    assert node.children is not None
+    held = node.children.get(name)
+    if isinstance(held, int):
+        held = node.children[name] = _whole(held)
+    return held
 
 
 class Copy(msgspec.Struct, frozen=True):
@@ -130,12 +155,23 @@ class Merged:
         for name in path.split(b"/"):
             if node is None or node.children is None:
                 return None
-            node = node.children.get(name)
+            node = _child(node, name)
         return node
 
     def paths(self) -> set[bytes]:
         """Give all paths but the root."""
         return {path for path, _ in _walk(self.root, b"")}
+
+    def missing(self, paths: Iterable[bytes]) -> Iterator[bytes]:
+        """Give those paths that are not in the tree; quick for neighbours."""
+        last, children = None, None
+        for path in paths:
+            parent, _, base = path.rpartition(b"/")
+            if parent != last:
+                holder = self.find(parent) if parent else self.root
+                last, children = parent, holder.children if holder is not None else None
+            if children is None or base not in children:
+                yield path
 
     def bare_directories(self) -> set[bytes]:
         """Name the directories that no entry of a layer makes, or makes as they must be.
@@ -146,12 +182,16 @@ class Merged:
         if not self._has_implied:
             return found
         held: set[bytes] = set()
-        nodes = list(_walk(self.root, b""))
-        nodes.sort(key=lambda item: item[0].count(b"/"), reverse=True)
-        for path, node in nodes:
-            if not node.implied or path in held:
+        implied = []
+        for path, node in _walk(self.root, b""):
+            if isinstance(node, Node) and node.implied:
+                implied.append(path)
+            else:
                 held.add(path.rpartition(b"/")[0])
-            elif node.implied:
+        for path in sorted(implied, key=lambda one: one.count(b"/"), reverse=True):
+            if path in held:
+                held.add(path.rpartition(b"/")[0])
+            else:
                 found.add(path)
         return found
 
@@ -164,7 +204,7 @@ class Merged:
         if place != path:
             self._outcome.names[ordinal] = place
         assert holder.children is not None
-        old = holder.children.get(base)
+        old = _child(holder, base)
         if kind == tar.DIRECTORY and old is not None and old.kind == tar.DIRECTORY:
             if old.layer == self._layer and not old.implied:
                 self._outcome.skipped.add(old.ordinal)
@@ -176,6 +216,9 @@ class Merged:
             return  # a link to itself
         if old is not None:
             self._drop(old, place)
+        if node is None and kind == tar.FILE:
+            holder.children[base] = _packed(self._layer, ordinal)
+            return
         if node is None:
             node = Node(kind, self._layer, ordinal)
             node.link = link
@@ -188,7 +231,7 @@ class Merged:
         except KeyError:
             where, holder = parent, None
         target = where + b"/" + base if where else base
-        found = holder.children.get(base) if holder is not None and holder.children else None
+        found = _child(holder, base) if holder is not None and holder.children else None
         if found is None or found.kind == tar.DIRECTORY:
             raise MissingTarget(
                 f"{show(place)}: hard link to {show(link)}, which is no earlier file"
@@ -212,7 +255,7 @@ class Merged:
         source = found.first or target
         if not self._groups:
             for path, node in _walk(self.root, b""):
-                if node.first and node.layer < self._layer:
+                if isinstance(node, Node) and node.first and node.layer < self._layer:
                     self._groups.setdefault((node.layer, node.first), []).append(path)
         others = []
         names = {source, *self._groups.get((found.layer, source), ())} - {target, place}
@@ -254,7 +297,7 @@ class Merged:
                 continue
             children = nodes[-1].children
             assert children is not None
-            node = children.get(name)
+            node = _child(nodes[-1], name)
             if node is None:
                 if not create:
                     raise KeyError(name)
@@ -312,12 +355,14 @@ class Merged:
         for name, child in children.items():
             self._drop(child, prefix + name)
 
-    def _drop(self, node: Node, path: bytes) -> None:
+    def _drop(self, held: _Held, path: bytes) -> None:
         """Note what goes away with a node."""
         self.has_lost = True
+        node = _whole(held)
         if node.kind in (tar.DIRECTORY, tar.SYMLINK):
             self._cache.clear()
-        for below, one in ((path, node), *_walk(node, path)):
+        for below, each in chain(((path, held),), _walk(node, path)):
+            one = _whole(each)
             if one.layer == self._layer and one.ordinal >= 0:
                 self._outcome.skipped.add(one.ordinal)
             elif one.layer == self._layer and not one.implied:
@@ -329,7 +374,7 @@ class Merged:
             self.bare.discard(below)
 
 
-def _walk(top: Node, prefix: bytes) -> Iterator[tuple[bytes, Node]]:
+def _walk(top: Node, prefix: bytes) -> Iterator[tuple[bytes, _Held]]:
     stack = [(prefix, top)]
     while stack:
         path, node = stack.pop()
@@ -337,5 +382,5 @@ def _walk(top: Node, prefix: bytes) -> Iterator[tuple[bytes, Node]]:
             before = path + b"/" if path else b""
             for name, child in node.children.items():
                 yield before + name, child
-                if child.children:
+                if isinstance(child, Node) and child.children:
                     stack.append((before + name, child))

@@ -7,7 +7,6 @@ nobody may ever change; it costs directories only.
 from __future__ import annotations
 
 import os
-import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from rkt.errors import KernelError, NotFound, RenderError, StoreError
@@ -189,7 +188,10 @@ class _Farm:
 
     def __init__(self, root: int) -> None:
         self._root = root
-        self._provided: dict[str, os.stat_result] = {}
+        self._directories: dict[str, os.stat_result] = {}
+        """Those that an image has given an entry of its own."""
+        self._files: set[str] = set()
+        """Whatever else was linked."""
         self._made: set[str] = {""}
 
     def add(self, source: str, element: Element) -> None:
@@ -204,18 +206,18 @@ class _Farm:
                 try:
                     for entry in list(entries):
                         child = prefix + entry.name
-                        above = self._provided.get(child)
                         if entry.is_dir(follow_symlinks=False):
-                            if above is not None and not stat.S_ISDIR(above.st_mode):
+                            if child in self._files:
                                 entries.remove(entry)  # hidden with all that is below it
                             continue
-                        if above is not None or child in self._made or _excluded(child, element):
+                        is_taken = child in self._files or child in self._made
+                        if is_taken or _excluded(child, element):
                             continue
                         if target < 0:
                             target = self._open(path)
                         info = entry.stat(follow_symlinks=False)
                         _link(fd, target, entry.name, info)
-                        self._provided[child] = info
+                        self._files.add(child)
                 finally:
                     if target >= 0:
                         os.close(target)
@@ -223,12 +225,12 @@ class _Farm:
             os.close(src_root)
 
     def _directory(self, path: str, fd: int, element: Element, *, implied: bool) -> None:
-        if implied or path in self._provided:
+        if implied or path in self._directories:
             return
         if path and element.ancestor_whitelist and path not in element.ancestor_whitelist:
             return
         self._make(path)
-        self._provided[path] = os.fstat(fd)
+        self._directories[path] = os.fstat(fd)
 
     def _make(self, path: str) -> None:
         missing = []
@@ -253,7 +255,7 @@ class _Farm:
         for path in sorted(self._made, reverse=True):
             fd = tree.open_below(self._root, path or ".")
             try:
-                info = self._provided.get(path)
+                info = self._directories.get(path)
                 if info is not None:
                     tree.set_directory(fd, info)
                 else:
