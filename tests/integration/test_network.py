@@ -12,8 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rkt_testkit.acibuilder import AciBuilder
-from rkt_testkit.network import Outside, Server, ask, leases, write_conf
+from rkt_testkit.network import (
+    PLUGINS,
+    Outside,
+    Running,
+    Server,
+    ask,
+    collect,
+    leases,
+    net_image,
+    rules,
+    write_conf,
+)
 from rkt_testkit.probes import needs
 
 if TYPE_CHECKING:
@@ -24,15 +34,6 @@ if TYPE_CHECKING:
 pytestmark = needs("root", "rkt", "overlay", "oci-runtime", "busybox", "cni", "iptables")
 
 OPEN = "--insecure-options=image"
-PLUGINS = next(
-    (p for p in ("/usr/lib/cni", "/usr/libexec/cni", "/opt/cni/bin") if os.path.isdir(p)), ""
-)
-PORTS = [
-    {"name": "web", "protocol": "tcp", "port": 8080},
-    {"name": "names", "protocol": "udp", "port": 8080},
-    {"name": "81-tcp", "protocol": "tcp", "port": 81},
-    {"name": "calls", "protocol": "sctp", "port": 8082},
-]
 BRIDGE: dict[str, Any] = {
     "cniVersion": "0.4.0", "name": "lan", "type": "bridge", "bridge": "lan0", "isGateway": True,
     "ipMasq": True,
@@ -43,9 +44,7 @@ BRIDGE: dict[str, Any] = {
 @pytest.fixture
 def image(rkt: RktContext) -> str:
     """Give the key of an image whose pod runs a script."""
-    builder = AciBuilder("example.com/net", exec=("/bin/sh", "-c"), app={"ports": PORTS}).busybox()
-    path = builder.build(rkt.files).path
-    return rkt.rkt(OPEN, "fetch", path).stdout.splitlines()[-1]
+    return net_image(rkt)
 
 
 @pytest.fixture
@@ -53,41 +52,6 @@ def bridge(rkt: RktContext) -> Iterator[None]:
     """Let the context have a bridge `lan0`; a bridge outlives pods."""
     yield
     rkt.run([*rkt.enter_argv(), "ip", "link", "delete", "lan0"])
-
-
-class Running:
-    """A pod that sleeps."""
-
-    def __init__(self, rkt: RktContext, image: str, *flags: str) -> None:
-        uuid_file = f"{rkt.files}/uuid-{os.urandom(4).hex()}"
-        self.process = rkt.spawn(
-            OPEN, "run", f"--uuid-file-save={uuid_file}", *flags, image, "--",
-            "trap 'exit 0' TERM; echo ready; while :; do sleep 0.05; done",
-        )  # fmt: skip
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if line != b"ready\n":
-            assert self.process.stderr is not None
-            raise AssertionError(self.process.stderr.read().decode())
-        with open(uuid_file) as file:
-            self.uuid = file.read()
-        self.dir = rkt.pod_dir(self.uuid)
-        with open(f"{self.dir}/pid") as file:
-            self.pid = int(file.read())
-        with open(f"{self.dir}/net-info.json") as file:
-            self.info: list[dict[str, str]] = json.load(file)
-        self.ip = self.info[0]["ip"]
-
-    def end(self) -> None:
-        """End the pod as a user would."""
-        self.process.terminate()
-        assert self.process.wait(30) == 0
-
-
-def rules(rkt: RktContext) -> str:
-    """Give the context's firewall."""
-    enter = rkt.enter_argv()
-    return "".join(rkt.run([*enter, tool]).stdout for tool in ("iptables-save", "ip6tables-save"))
 
 
 def stderr(process: subprocess.Popen[bytes]) -> str:
@@ -482,12 +446,6 @@ def test_a_fifo_among_the_configurations(rkt: RktContext, image: str) -> None:
 
 
 # --- the end of a pod, whatever its end -----------------------------------------------------------
-
-
-def collect(rkt: RktContext, **env: str) -> str:
-    """Collect all ended pods at once; gives stderr."""
-    rkt.rkt("gc", "--mark-only")
-    return rkt.rkt("gc", "--grace-period=0s", env=env).stderr
 
 
 @pytest.mark.usefixtures("bridge")

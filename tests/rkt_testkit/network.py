@@ -1,4 +1,6 @@
-"""Other ends of a connection: servers and clients in any network namespace, and a host outside."""
+"""Pods on networks, and other ends of a connection: servers and clients in any network namespace,
+and a host outside.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +10,24 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+from rkt_testkit.acibuilder import AciBuilder
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
     from rkt_testkit.context import RktContext
 
+OPEN = "--insecure-options=image"
+PLUGINS = next(
+    (p for p in ("/usr/lib/cni", "/usr/libexec/cni", "/opt/cni/bin") if os.path.isdir(p)), ""
+)
+PORTS = [
+    {"name": "web", "protocol": "tcp", "port": 8080},
+    {"name": "names", "protocol": "udp", "port": 8080},
+    {"name": "81-tcp", "protocol": "tcp", "port": 81},
+    {"name": "calls", "protocol": "sctp", "port": 8082},
+]
 # Answers each TCP connection and each datagram with a name and the address that it came from.
 _SERVER = """
 import socket, sys, threading
@@ -151,3 +165,51 @@ def leases(rkt: RktContext) -> list[str]:
         own = [name for name in names if not name.startswith(("lock", "last_reserved_ip"))]
         found += [f"{os.path.basename(place)}:{name}" for name in own]
     return sorted(found)
+
+
+def net_image(rkt: RktContext) -> str:
+    """Give the key of an image whose pod runs a script and has some ports."""
+    builder = AciBuilder("example.com/net", exec=("/bin/sh", "-c"), app={"ports": PORTS}).busybox()
+    path = builder.build(rkt.files).path
+    return rkt.rkt(OPEN, "fetch", path).stdout.splitlines()[-1]
+
+
+class Running:
+    """A pod that sleeps."""
+
+    def __init__(self, rkt: RktContext, image: str, *flags: str) -> None:
+        uuid_file = f"{rkt.files}/uuid-{os.urandom(4).hex()}"
+        self.process = rkt.spawn(
+            OPEN, "run", f"--uuid-file-save={uuid_file}", *flags, image, "--",
+            "trap 'exit 0' TERM; echo ready; while :; do sleep 0.05; done",
+        )  # fmt: skip
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if line != b"ready\n":
+            assert self.process.stderr is not None
+            raise AssertionError(self.process.stderr.read().decode())
+        with open(uuid_file) as file:
+            self.uuid = file.read()
+        self.dir = rkt.pod_dir(self.uuid)
+        with open(f"{self.dir}/pid") as file:
+            self.pid = int(file.read())
+        with open(f"{self.dir}/net-info.json") as file:
+            self.info: list[dict[str, str]] = json.load(file)
+        self.ip = self.info[0]["ip"]
+
+    def end(self) -> None:
+        """End the pod as a user would."""
+        self.process.terminate()
+        assert self.process.wait(30) == 0
+
+
+def rules(rkt: RktContext) -> str:
+    """Give the context's firewall."""
+    enter = rkt.enter_argv()
+    return "".join(rkt.run([*enter, tool]).stdout for tool in ("iptables-save", "ip6tables-save"))
+
+
+def collect(rkt: RktContext, **env: str) -> str:
+    """Collect all ended pods at once; gives stderr."""
+    rkt.rkt("gc", "--mark-only")
+    return rkt.rkt("gc", "--grace-period=0s", env=env).stderr

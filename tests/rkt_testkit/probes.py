@@ -117,6 +117,21 @@ def _dnsname() -> str:
     return _program("dnsmasq")() if found else "no CNI plugin dnsname"
 
 
+def _bandwidth() -> str:
+    return _namespaces() or _try(
+        "unshare", "--net", "sh", "-c",
+        "ip link add bwp0 type ifb && tc qdisc add dev bwp0 root tbf rate 8mbit burst 1mb "
+        "latency 25ms",
+    )  # fmt: skip
+
+
+def _ipvlan() -> str:
+    return _namespaces() or _try(
+        "unshare", "--net", "sh", "-c",
+        "ip link add a0 type veth peer name b0 && ip link add c0 link a0 type ipvlan",
+    )  # fmt: skip
+
+
 def _sctp() -> str:
     try:
         socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP).close()
@@ -177,6 +192,9 @@ PROBES: dict[str, Callable[[], str]] = {
     "dnsname": _dnsname,
     "iptables": _program("iptables", "iptables-save"),
     "sctp": _sctp,
+    "dnsmasq": _program("dnsmasq"),
+    "bandwidth": _bandwidth,
+    "ipvlan": _ipvlan,
     "registry": _program("docker-registry", "skopeo", "umoci"),
     "apt": _program("apt-get", "dpkg-deb"),
     "rkt": _rkt,
