@@ -221,6 +221,28 @@ def test_names_that_are_no_text(rkt: RktContext) -> None:
     compare(rkt, f"oci:{layout}", f"{layout}:latest")
 
 
+def test_links_to_what_is_replaced_in_the_same_layer(rkt: RktContext) -> None:
+    def top() -> Layer:
+        return Layer().directory("./", mtime=MTIME)
+
+    lower = top().directory("d").file("d/a", "0").link("d/z", "d/a").file("k", "0")
+    cases = [
+        [top().file("a", "1").link("b", "a").link("c", "b").file("a", "2").link("e", "a")],
+        [top().file("a", "1").link("b", "a").symlink("a", "b")],
+        [top().file("a", "1").link("b", "a").link("a", "b")],
+        [top().directory("d", mtime=MTIME).file("d/a", "1").link("b", "d/a").file("d", "file")],
+        [lower, top().link("b", "k").file("k", "1"), top().link("c", "b")],
+        [lower, top().link("b", "d/a").file("d", "1")],
+        [lower, top().link("b", "k").file("b", "x").link("c", "k").file("k", "n")],
+    ]
+    for number, layers in enumerate(cases):
+        layout = Image(layers).write(f"{rkt.files}/links-{number}")
+        compare(rkt, f"oci:{layout}", f"{layout}:latest")
+    late = Image([lower, top().whiteout("k").link("b", "k")]).write(f"{rkt.files}/late")
+    done = rkt.rkt(INSECURE, "fetch", f"oci:{late}", status=254)
+    assert done.stderr.endswith('"b": hard link to "k", which is no earlier file\n')
+
+
 def test_whatever_chance_makes_is_what_umoci_makes(rkt: RktContext) -> None:
     """Compare images of random entries; those that umoci itself refuses do not count."""
     compared = 0

@@ -204,6 +204,8 @@ def _write(
                 path = plan.outcome.names.get(ordinal, path)
                 if entry.kind == tar.HARDLINK:
                     entry.link = _linked(writer, index, entry, ordinal, plan)
+                    if entry.link == path:
+                        continue  # the copy itself: the file's other names are gone
             index.entries.append((entry.kind, path, entry.link))
             entry.name = ROOTFS + b"/" + path if path else ROOTFS
             if entry.kind == tar.HARDLINK:

@@ -129,6 +129,10 @@ class Merged:
         self._deleted: set[bytes] = set()
         self._cache: dict[bytes, tuple[bytes, Node]] = {}
         self._groups: dict[tuple[int, bytes], list[bytes]] = {}
+        self._names: dict[bytes, list[tuple[bytes, Node]]] = {}
+        """Of a name of the layer under which content stands: its further names, oldest first."""
+        self._copied: dict[bytes, int] = {}
+        """Of content copied from a lower layer: the entry that makes it so."""
         self._outcome = Outcome()
         self._layer = -1
 
@@ -137,6 +141,8 @@ class Merged:
         self._layer += 1
         self._cache.clear()
         self._groups.clear()
+        self._names.clear()
+        self._copied.clear()
         self._outcome = outcome = Outcome()
         for path in index.whiteouts:
             self._whiteout(path)
@@ -243,11 +249,15 @@ class Merged:
             self._outcome.links[ordinal] = target
         if found.layer != self._layer:
             self._take_up(ordinal, found, target, place)
-        elif found.ordinal in self._outcome.skipped:
-            raise ArchiveError(f"{show(place)}: hard link to {show(link)}, which is replaced later")
         node = Node(found.kind, self._layer, ordinal)
         node.link = found.link
         node.first = found.first or target
+        self._names.setdefault(node.first, []).append((place, node))
+        copied = self._copied.get(node.first)
+        if copied in self._outcome.skipped:
+            assert copied is not None  # numbers only are skipped
+            self._outcome.copies[ordinal] = self._outcome.copies.pop(copied)
+            self._copied[node.first] = ordinal
         return node
 
     def _take_up(self, ordinal: int, found: Node, target: bytes, place: bytes) -> None:
@@ -265,6 +275,8 @@ class Merged:
                 others.append((path, other))
         further = tuple(path for path, _ in others)
         self._outcome.copies[ordinal] = Copy(found.layer, source, target, further)
+        self._copied[target] = ordinal
+        self._names[target] = others
         for node in (found, *(node for _, node in others)):
             node.layer, node.ordinal, node.first = self._layer, -1, target
         found.first = b""
@@ -361,17 +373,62 @@ class Merged:
         node = _whole(held)
         if node.kind in (tar.DIRECTORY, tar.SYMLINK):
             self._cache.clear()
-        for below, each in chain(((path, held),), _walk(node, path)):
-            one = _whole(each)
-            if one.layer == self._layer and one.ordinal >= 0:
-                self._outcome.skipped.add(one.ordinal)
-            elif one.layer == self._layer and not one.implied:
-                if not one.first:
-                    raise ArchiveError(f"{show(below)}: replaced after a hard link was made to it")
-                self._outcome.replaced.add(below)
+        gone = [(below, _whole(each)) for below, each in chain(((path, held),), _walk(node, path))]
+        dropped = {id(one) for _, one in gone} if self._names else set()
+        for below, one in gone:
+            is_own = one.layer == self._layer and not one.implied
+            if is_own and not self._hand_over(below, one, dropped):
+                if one.ordinal >= 0:
+                    self._outcome.skipped.add(one.ordinal)
+                else:
+                    self._outcome.replaced.add(below)
             if one.kind == tar.DIRECTORY and not one.implied:
                 self._deleted.add(below)
             self.bare.discard(below)
+
+    def _hand_over(self, path: bytes, old: Node, dropped: set[int]) -> bool:
+        """Let another name of a file of this layer have the content that an old one leaves.
+
+        Gives whether the entry of the old name is still needed for that.
+        """
+        first = old.first or path
+        names = self._names.get(first)
+        if names is None:
+            return False
+        names = [(name, one) for name, one in names if id(one) not in dropped]
+        copied = self._copied.get(first)
+        if old.first:
+            self._names[first] = names
+            heirs = [one.ordinal for _, one in names if one.ordinal >= 0]
+            if copied is not None and copied == old.ordinal and heirs:
+                # The entry that would have copied the file is not written.
+                self._copied[first] = heirs[0]
+                self._outcome.copies[heirs[0]] = self._outcome.copies.pop(copied)
+            return False
+        del self._names[path]
+        self._copied.pop(path, None)
+        if not names:
+            return False
+        (heir, node), further = names[0], names[1:]
+        entry = node.ordinal
+        if copied is None:
+            self._outcome.names[old.ordinal] = heir
+            self._outcome.skipped.add(entry)
+            node.ordinal = old.ordinal
+        else:
+            copy = self._outcome.copies.pop(copied)
+            others = tuple(name for name, one in further if one.ordinal < 0)
+            holder = copied if entry < 0 else entry
+            self._outcome.copies[holder] = Copy(copy.layer, copy.source, heir, others)
+            self._copied[heir] = holder
+            node.ordinal = -1
+        node.first = b""
+        self._names[heir] = further
+        for _, one in further:
+            one.first = heir
+            if one.ordinal >= 0:
+                self._outcome.links[one.ordinal] = heir
+        return copied is None
 
 
 def _walk(top: Node, prefix: bytes) -> Iterator[tuple[bytes, _Held]]:
