@@ -11,6 +11,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 from typing import TYPE_CHECKING
 
@@ -174,6 +175,14 @@ def _systemd() -> str:
                            "--cgroup", "mount", "-t", "proc", "proc", "/proc")  # fmt: skip
 
 
+def _vm() -> str:
+    missing = _program("qemu-system-x86_64", "mmdebstrap", "mke2fs", "busybox")()
+    if missing:
+        return missing
+    # Libraries of this interpreter go into a machine of Debian 12.
+    return "" if sys.version_info[:2] == (3, 11) else "Python 3.11 is needed"
+
+
 PROBES: dict[str, Callable[[], str]] = {
     "root": _root,
     "namespaces": _namespaces,
@@ -199,5 +208,6 @@ PROBES: dict[str, Callable[[], str]] = {
     "apt": _program("apt-get", "dpkg-deb"),
     "rkt": _rkt,
     "systemd": _systemd,
+    "vm": _vm,
     "other-users": _other_users,
 }

@@ -68,6 +68,7 @@ _IN_CLOEXEC = os.O_CLOEXEC
 # The same numbers on every architecture.
 _SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
+_SYS_FSOPEN = 430
 _SYS_OPENAT2 = 437
 _SYS_MOUNT_SETATTR = 442
 
@@ -102,6 +103,15 @@ def mount(source: str, target: str, fstype: str = "", flags: int = 0, data: str 
     raw = (os.fsencode(source), os.fsencode(target), fstype.encode() or None)
     if _libc.mount(*raw, flags, os.fsencode(data) or None) != 0:
         _fail(target)
+
+
+def has_filesystem(name: str) -> bool:
+    """Say whether the kernel has a type of file system; it loads the module if need be."""
+    fd = _libc.syscall(_c.c_long(_SYS_FSOPEN), _c.c_char_p(name.encode()), _c.c_uint(1))
+    if fd < 0:
+        return False
+    os.close(fd)
+    return True
 
 
 def open_tree(path: str, flags: int) -> int:

@@ -56,7 +56,7 @@ def overlay_obstacle(data_dir: str) -> str | None:
             known = "\toverlay\n" in file.read()
     except OSError as err:
         return f"cannot open /proc/filesystems: {err.strerror}"
-    if not known and not os.path.isdir("/sys/module/overlay"):
+    if not known and not libc.has_filesystem("overlay"):
         return "overlay entry not present in /proc/filesystems"
     fstype = fstype_of(data_dir)
     if fstype in ("aufs", "zfs", "overlay", "nfs", "nfs4", "ecryptfs", "vfat"):

@@ -80,20 +80,24 @@ def has_controllers(path: str = _UNIFIED) -> bool:
 def claim(layout: Layout, uuid: str, own_pids: set[int], *, limited: bool) -> None:
     """Version 2: make a pod's cgroup and hand it the controllers that its apps may be limited by.
 
-    A cgroup with processes gives no controllers to those below.  If that hinders a pod with limits,
-    and only processes of the pod are in it, as in a service, they move to a leaf of their own;
-    else, as in a login session, the pod goes below the root of the tree.
+    A cgroup with processes can give none to those below, and the attempt spoils it: the kernel
+    gives what it can and makes those below "domain invalid".  So a pod with limits lies below the
+    cgroup that rkt was started in only if that gives controllers already, or if it was delegated
+    and only processes of the pod are in it, as in a service; they move to a leaf of their own.
+    Else it lies below the root of the tree.
     """
     if not layout.unified:
         return
     above = ROOT + layout.own.rstrip("/")
-    if limited and layout.own != "/" and not _gives(above):
-        if {int(pid) for pid in _words(f"{above}/cgroup.procs")} <= own_pids:
-            _move(own_pids, f"{above}/supervisor")
-        else:
+    if layout.own != "/" and limited and not _gives(above):
+        present = {int(pid) for pid in _words(f"{above}/cgroup.procs")}
+        if not (
+            _is_delegated(above) and present <= own_pids and _move(present, f"{above}/supervisor")
+        ):
             layout.own = "/"
             above = ROOT
-    _gives(above)
+    if layout.own == "/" or not _words(f"{above}/cgroup.procs"):
+        _enable(above, _words(f"{above}/cgroup.controllers"))
     own = ROOT + layout.pod_path(uuid)
     try:
         os.mkdir(own, 0o755)
@@ -106,18 +110,26 @@ def claim(layout: Layout, uuid: str, own_pids: set[int], *, limited: bool) -> No
 
 
 def _gives(path: str) -> bool:
-    """Hand a cgroup's controllers down; say whether those for limits are among what is given."""
-    _enable(path, _words(f"{path}/cgroup.controllers"))
+    """Say whether a cgroup hands the controllers for limits down."""
     return {"cpu", "memory"} <= set(_words(f"{path}/cgroup.subtree_control"))
 
 
-def _move(pids: set[int], path: str) -> None:
+def _is_delegated(path: str) -> bool:
+    """Say whether systemd leaves what is below a unit's cgroup to the unit."""
+    try:
+        return os.getxattr(path, "trusted.delegate") == b"1"
+    except OSError:
+        return False
+
+
+def _move(pids: set[int], path: str) -> bool:
     try:
         os.makedirs(path, 0o755, exist_ok=True)
         for pid in sorted(pids):
             _write(f"{path}/cgroup.procs", str(pid))
     except OSError:
-        pass  # then there are no controllers, which the user is told
+        return False
+    return True
 
 
 def _enable(path: str, controllers: list[str]) -> None:

@@ -26,6 +26,7 @@ _KINDS = ("pid", "ipc", "uts", "network")
 _FILES = {"pid": "pid", "ipc": "ipc", "uts": "uts", "network": "net"}
 _SAFE = ["nosuid", "noexec", "nodev"]
 _DEVPTS = ("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5")
+_CGROUP = "/sys/fs/cgroup"
 _SHM = "/dev/shm"  # noqa: S108 - a path inside the app
 
 
@@ -157,6 +158,8 @@ def _mounts(plan: AppPlan, shm: str, joined: set[str]) -> list[dict[str, object]
         _mount("/dev/mqueue", "mqueue", "mqueue", list(_SAFE)),
         _mount("/sys", "sysfs", "sysfs", [*_SAFE, "rw" if plan.unprotected_paths else "ro"]),
     ]
+    if plan.unprotected_paths:  # else /sys/fs is masked
+        system.append(_mount(_CGROUP, "cgroup", "cgroup", [*_SAFE, "relatime", "ro"]))
     if plan.users is not None:
         system = _within_users(system, plan, joined)
     result = [mount for mount in system if mount["destination"] not in taken]
