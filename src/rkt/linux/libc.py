@@ -87,6 +87,9 @@ _libc.pivot_root.argtypes = (_c.c_char_p, _c.c_char_p)
 _libc.inotify_add_watch.argtypes = (_c.c_int, _c.c_char_p, _c.c_uint32)
 _libc.syncfs.argtypes = (_c.c_int,)
 _libc.renameat2.argtypes = (_c.c_int, _c.c_char_p, _c.c_int, _c.c_char_p, _c.c_uint)
+_libc.opendir.restype = _libc.readdir64.restype = _c.c_void_p
+_libc.opendir.argtypes = (_c.c_char_p,)
+_libc.readdir64.argtypes = _libc.closedir.argtypes = (_c.c_void_p,)
 _libc.setfsuid.argtypes = (_c.c_uint,)
 _libc.setfsgid.argtypes = (_c.c_uint,)
 
@@ -282,3 +285,18 @@ def clear_capabilities() -> None:
     header = _CapHeader(0x20080522, 0)
     if _libc.capset(_c.byref(header), _c.byref((_c.c_uint32 * 6)())) != 0:
         _fail()
+
+
+def has_entry_types(path: str) -> bool:
+    """Say whether reading a directory tells what its entries are (d_type); an empty one does."""
+    stream = _libc.opendir(os.fsencode(path))
+    if not stream:
+        _fail(path)
+    try:
+        while entry := _libc.readdir64(stream):
+            # struct dirent64: two 64 bit numbers, a 16 bit length, the type, the name.
+            if _c.string_at(entry + 19) not in (b".", b".."):  # of these XFS always knows
+                return _c.string_at(entry + 18, 1) != b"\0"  # "unknown"
+        return True
+    finally:
+        _libc.closedir(stream)

@@ -61,6 +61,8 @@ def overlay_obstacle(data_dir: str) -> str | None:
     fstype = fstype_of(data_dir)
     if fstype in ("aufs", "zfs", "overlay", "nfs", "nfs4", "ecryptfs", "vfat"):
         return f"unsupported filesystem: {fstype}"
+    if not libc.has_entry_types(data_dir):
+        return "unsupported filesystem: missing d_type support"
     return None
 
 

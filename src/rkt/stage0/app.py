@@ -80,6 +80,7 @@ def add(
 
     check_accepts(pod)
     # Keeps `image gc` and `image rm` away until the pod's files name what it uses.
+    os.umask(0o022)  # the caller's is not that of the apps
     with store.guard(exclusive=False):
         record = finder.require_trusted(finder.find(request.image))
         app = _runtime_app(request, record, store)

@@ -43,6 +43,7 @@ class Preparer:
         Every image is verified and unpacked before the pod's directory is made.  After a failure
         nothing of the pod is left.
         """
+        os.umask(0o022)  # the caller's is not that of the apps
         # Keeps `image gc` and `image rm` away until the pod's files name what it uses.
         with self._store.guard(exclusive=False):
             stage1 = stage1image.find(self._store, self._finder, self._stage1, self._places)

@@ -29,6 +29,7 @@ def run(pod: Pod, request: RunRequest) -> NoReturn:
     Raises RktError if that cannot be done; the pod is then an exited one, which gc takes away.
     """
     assert pod.where == state.RUN
+    os.umask(0o022)  # the caller's is not that of the apps
     stage1 = Stage1(pod)
     users = _private_users(pod)
     os.chdir(pod.path)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 def guarded(body: Callable[[list[str]], int], argv: list[str]) -> int:
     """Run an entrypoint's body; turn a failure into its line on stderr and status 254."""
+    os.umask(0o022)  # what is made for the apps has to be open to their users, whoever calls
     try:
         return body(argv)
     except RktError as err:

@@ -482,6 +482,7 @@ class Pod:
         plan.oom_score_adj = resources.oom_score_adj(
             app.name, app.isolators, self.have, self.unenforced
         )
+        plan.open_files = resources.open_files()
         plan.sysctl = self.sysctl
 
     def _command(

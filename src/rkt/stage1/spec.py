@@ -35,7 +35,7 @@ class AppPlan:
 
     __slots__ = (
         "args", "binds", "capabilities", "cgroup", "console_size", "cwd", "env", "gid", "groups",
-        "handlers", "health", "name", "no_new_privileges", "null", "oom_score_adj",
+        "handlers", "health", "name", "no_new_privileges", "null", "oom_score_adj", "open_files",
         "read_only_root", "resources", "root", "seccomp", "selinux_label", "selinux_mount_label",
         "sysctl", "terminal", "uid", "unprotected_paths", "users",
     )  # fmt: skip
@@ -56,6 +56,7 @@ class AppPlan:
         self.capabilities: list[str] = []
         self.no_new_privileges = False
         self.oom_score_adj: int | None = None
+        self.open_files: tuple[int, int] | None = None
         self.seccomp: dict[str, object] | None = None
         self.resources: dict[str, object] = {}
         self.sysctl: dict[str, str] = {}
@@ -131,6 +132,10 @@ def process(plan: AppPlan) -> dict[str, object]:
         result["selinuxLabel"] = plan.selinux_label
     if plan.oom_score_adj is not None:
         result["oomScoreAdj"] = plan.oom_score_adj
+    if plan.open_files is not None:
+        # Programs in Go raise their own soft limit at the start, and runc 1.1 hands that on.
+        soft, hard = plan.open_files
+        result["rlimits"] = [{"type": "RLIMIT_NOFILE", "soft": soft, "hard": hard}]
     return result
 
 

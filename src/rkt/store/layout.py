@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import stat
 
+from rkt import log
 from rkt.const import GROUP
 from rkt.errors import KernelError
 
@@ -78,4 +79,5 @@ def _group() -> int:
     try:
         return grp.getgrnam(GROUP).gr_gid
     except KeyError:
+        log.debug(f'group "{GROUP}" not found, will use default gid when rendering images')
         return 0

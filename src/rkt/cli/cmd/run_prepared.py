@@ -5,7 +5,8 @@ from __future__ import annotations
 from rkt.cli.cmd.run import begin
 from rkt.cli.flags import Command
 from rkt.cli.podflags import START_FLAGS, run_request
-from rkt.errors import PodStateError, UsageError
+from rkt.errors import PodStateError, RktError, UsageError
+from rkt.linux.mounts import overlay_obstacle
 from rkt.pod import lifecycle, state
 
 TYPE_CHECKING = False
@@ -34,6 +35,9 @@ def run(context: Context, args: Parsed) -> int:
         raise PodStateError(f'pod "{pod.uuid}" is not prepared')
     if request.interactive and len(app_names(pod)) != 1:
         raise PodStateError("interactive option only supports pods with one app")
+    if pod.exists("overlay-prepared") and overlay_obstacle(context.data_dir):
+        raise RktError("unable to run prepared overlay-enabled pod: overlay not supported",
+                       hint="prepare it again with --no-overlay")  # fmt: skip
     if args.flag("detach"):
         from rkt.stage0 import detach
 
