@@ -49,6 +49,7 @@ class AppRun:
         "stopping",
         "tail",
         "timer",
+        "uncompiled",
         "unhealthy",
     )  # fmt: skip
 
@@ -60,6 +61,7 @@ class AppRun:
         self.ident = ""
         self.idents: list[str] = []  # of the containers of this round
         self.bundle = ""
+        self.uncompiled = b""  # what `filters` is to keep the filter of the container under
         self.prefixed = False
         self.starter = 0  # PID of the runtime while it starts or deletes a container
         self.pid = 0  # PID of the container's process

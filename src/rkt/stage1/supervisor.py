@@ -13,6 +13,7 @@ from rkt.stage1 import (
     applog,
     cgroup,
     files,
+    filters,
     identity,
     policy,
     pump,
@@ -250,6 +251,7 @@ class Supervisor:
         if step != "main":
             config = spec.handler(app.config, app.plan, app.plan.handlers[step])
         files.remove_tree(app.bundle)
+        app.uncompiled = filters.insert(config, self.runtime)
         runtime.write_bundle(app.bundle, config)
         null = os.open(app.plan.null, os.O_RDWR | os.O_CLOEXEC)
         try:
@@ -309,6 +311,7 @@ class Supervisor:
                 return
             self._fail(app)
             return
+        filters.keep(app.uncompiled, self.runtime, app.ident)
         with open(f"{app.bundle}/pid", encoding="ascii") as file:
             app.pid = pid = int(file.read())
         for source in app.sources:
