@@ -23,7 +23,7 @@ STAGE1_SOURCES := $(filter src/rkt/stage1/% src/rkt/linux/% src/rkt/network/% sr
 	src/rkt/errors.py src/rkt/log.py src/rkt/const.py,$(SOURCES))
 CODE := src tests examples benchmarks scripts/demo.py
 
-.PHONY: help env packages venv demo test lint type unit integration bench fmt lock install clean
+.PHONY: help env packages venv demo test lint type unit integration bench fmt proto lock install clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -90,6 +90,9 @@ bench: env ## compare with podman, the bare runtime and tools run by hand
 fmt: env ## format and fix what ruff can
 	$(PY) -m ruff check --fix $(CODE)
 	$(PY) -m ruff format $(CODE)
+
+proto: ## generate what speaks the wire format of the API out of its .proto
+	$(PY) -m grpc_tools.protoc -I src --python_out=src --pyi_out=src src/rkt/services/api.proto
 
 lock: ## pin the newest allowed dependencies with their hashes
 	scripts/lock

@@ -15,6 +15,7 @@ class Entry:
 
 
 COMMANDS: dict[str, Entry] = {
+    "api-service": Entry("api_service", "Run API service (experimental)"),
     "app add": Entry("app_add", "Add an app to a pod"),
     "app exec": Entry("app_exec", "Execute commands in the given app's namespace", root=True),
     "app list": Entry("app_list", "List apps in a pod"),

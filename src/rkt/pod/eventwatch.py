@@ -327,7 +327,7 @@ class Follower:
 
     def _open_supervisor(self, live: _Live, pod: Pod) -> bool:
         """Get hold of the process whose end is the pod's; False if nothing says which it is."""
-        fd = _supervisor(pod)
+        fd = open_supervisor(pod)
         if fd < 0:
             return False
         live.pidfd = fd
@@ -393,7 +393,7 @@ class Follower:
             self._say(text)
 
 
-def _supervisor(pod: Pod) -> int:
+def open_supervisor(pod: Pod) -> int:
     """Give a pidfd of the process that supervises a pod, -1 if it is not known or gone."""
     import msgspec
 
