@@ -68,3 +68,5 @@ BOOT_ID = "boot-id"
 """In a pod's directory: the host's boot ID when the pod was started."""
 SYSTEMD_NOTIFY = "appc.io/executor/supports-systemd-notify"
 """An image annotation: `true` says that the app announces its readiness, as sd_notify(3) has it."""
+JOURNALS = ("/var/log/journal", "/run/log/journal")
+"""Where journals are: lasting if the first exists, as with journald."""

@@ -111,8 +111,9 @@ class Bed:
 
     def spawn(self, *argv: str) -> subprocess.Popen[str]:
         """Start one of systemd's tools; its output is to be had from the pipe."""
+        tied = ("setpriv", "--pdeathsig", "KILL", *argv)  # to nsenter, which is what one can end
         return subprocess.Popen(
-            self.argv(*argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=_ENV
+            self.argv(*tied), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=_ENV
         )
 
     def _run(self, argv: list[str], status: int | None, timeout: float) -> Result:

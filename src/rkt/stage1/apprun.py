@@ -6,7 +6,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from rkt.stage1 import applog, iomux, policy, pump, reason, spec, terminal
+    from rkt.stage1 import applog, iomux, journal, policy, pump, reason, spec, terminal
 
     class Checks(Protocol):
         """The health checks of an app (rkt.stage1.health)."""
@@ -32,6 +32,7 @@ class AppRun:
         "ident",
         "idents",
         "io",
+        "journal",
         "log",
         "oom_kills",
         "overdue",
@@ -70,6 +71,7 @@ class AppRun:
         self.io: iomux.Streams | None = None  # if one can attach to it
         self.stopping = ""  # why it alone was asked to end
         self.log: applog.AppLog | None = None
+        self.journal: journal.AppJournal | None = None
         self.tail = b""  # what it wrote last on stderr
         self.health: Checks | None = None
         self.unhealthy = ""

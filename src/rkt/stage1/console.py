@@ -61,6 +61,8 @@ class Console:
                 app.tail = data[-_TAIL:] if len(data) >= _TAIL else (app.tail + data)[-_TAIL:]
             if app.log and not clients:
                 app.log.write(stream, data)
+            if app.journal and not clients:
+                app.journal.write(stream, data)
 
         source.taps.append(keep)
         return source

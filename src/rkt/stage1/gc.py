@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from rkt import log
+from rkt.const import JOURNALS
 from rkt.errors import RktError, UsageError
 from rkt.stage1 import cgroup, contract, files, identity, launch, runtime
 
@@ -31,6 +32,10 @@ def _main(argv: list[str]) -> int:
         from rkt.network.reclaim import reclaim
 
         left += reclaim(pod_dir, uuid)
+    if any(os.path.isdir(f"{place}/{uuid.replace('-', '')}") for place in JOURNALS):
+        from rkt.stage1 import journal
+
+        left += journal.remove(uuid)
     _forget(pod_dir)
     for name in ("runtime", "bundle"):
         files.remove_tree(f"{pod_dir}/{name}")

@@ -138,7 +138,7 @@ class Pod:
 
             self.network = podnet.plan(self.dir, options, self.manifest, self.hostname)
         libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
-        self.systemd = host_systemd(self.manifest.apps, self.rootfs)
+        self._meet_systemd()
         _private_mounts()
         wake = signals.catch(resize=bool(self.terminal))
         self._directories()
@@ -154,6 +154,9 @@ class Pod:
             self.init.wait_ready()
             podnet.begin(self.network, self.init.pid)
         self.layout = cgroup.read_layout()
+        if self.systemd:
+            self.init.wait_ready()
+            self.systemd.register(self.init.pid, self.layout, self.policy.stop_timeout)
         wanted = os.environ.get(runtime.RUNTIME_ENV, "")
         self.runtime = runtime.choose(self.dir, self.layout, wanted, self.have)
         self._limit_pod(self.layout)
@@ -165,6 +168,18 @@ class Pod:
         if self.systemd:
             self.systemd.watch(self.supervisor)
         self.supervisor.watch_signals(wake)
+
+    def _meet_systemd(self) -> None:
+        """Have what ties the pod to the host's systemd; no import where nothing does."""
+        apps = self.manifest.apps
+        if (
+            "NOTIFY_SOCKET" in os.environ
+            or os.path.isdir("/run/systemd/system")
+            or any(SYSTEMD_NOTIFY in app.image_annotations for app in apps)
+        ):
+            from rkt.stage1.systemd import Host
+
+            self.systemd = Host(self.rootfs, self.options.uuid, self.hostname)
 
     def supervise(self) -> int:
         """Start the apps and wait for their end."""
@@ -197,6 +212,8 @@ class Pod:
         config = spec.build(plan, init_pid=self._init_pid(), joined=self._joined(), shm=self._shm)
         run = apprun.AppRun(plan, config)
         run.io = io
+        if self.systemd:
+            self.systemd.keep_journal(run)
         if plan.health is not None and self.supervisor is not None:
             run.health = health.Health(self.supervisor, run, plan.health)
         return run
@@ -281,11 +298,13 @@ class Pod:
     def tear_down(self, *, drain: bool) -> None:
         """Undo everything; idempotent, and never fails for what is already gone."""
         if self.systemd:
-            self.systemd.close()
+            self.systemd.stopping()
         if self.supervisor is not None:
             self.supervisor.teardown(drain=drain)
         elif self.init is not None:
             _end(self.init.pid)
+        if self.systemd:
+            self.systemd.close()
         if self.operations is not None:
             self.operations.close()
             self.operations = None
@@ -304,7 +323,7 @@ class Pod:
                 log.warning(f'cannot remove cgroup "{directory}"')
         files.remove_tree(f"{self.dir}/runtime")
         files.remove_tree(f"{self.dir}/bundle")
-        if drain and not left and self.network is None:
+        if drain and not left and self.network is None and not self._journal:
             self._note_release()
 
     def _note_release(self) -> None:
@@ -313,6 +332,10 @@ class Pod:
             atomic.write_file(f"{self.dir}/{RELEASED}", b"", durable=False)
         except OSError as err:  # a full disk: then gc asks
             log.debug(f"cannot note that the pod is released: {err}")
+
+    @property
+    def _journal(self) -> bool:
+        return self.systemd is not None and self.systemd.leaves_journal
 
     @property
     def _shm(self) -> str:
@@ -537,19 +560,6 @@ def private_users(text: str) -> Range | None:
     from rkt.linux.userns import Range
 
     return Range.parse(text)
-
-
-def host_systemd(apps: list[manifest.App], rootfs: str) -> Host | None:
-    """Give what ties the pod to the host's systemd; None, and no import, where nothing does."""
-    if not (
-        "NOTIFY_SOCKET" in os.environ
-        or os.path.isdir("/run/systemd/system")
-        or any(SYSTEMD_NOTIFY in app.image_annotations for app in apps)
-    ):
-        return None
-    from rkt.stage1.systemd import Host
-
-    return Host(rootfs)
 
 
 def _is_volume(bind: volumes.Bind) -> bool:

@@ -221,6 +221,8 @@ class Supervisor:
         """Write a line of rkt's own into the log of an app."""
         if app.log:
             app.log.note(text)
+        if app.journal:
+            app.journal.note(text)
 
     # Starting
 
@@ -330,6 +332,8 @@ class Supervisor:
         self._write(f"{self.rkt_dir}/pids/{app.name}", text)
         app.since = time.monotonic()
         app.begun = True
+        if app.journal:
+            app.journal.pid = app.pid
         app.oom_kills = self._oom_kills(app)
         if app.health:
             app.health.start()
