@@ -138,12 +138,35 @@ MISTAKES = [
 ]  # fmt: skip
 
 
+DEPRECATED = {
+    flag: f"Flag {flag.partition('=')[0]} has been deprecated, please use {new}"
+    for flag, new in (
+        ("--store-only", "--pull-policy=never"), ("--no-store", "--pull-policy=update"),
+        ("--cap-retain=CAP_KILL", "--caps-retain"), ("--cap-remove=CAP_KILL", "--caps-remove"),
+    )
+}  # fmt: skip
+
+
+def without_notices(stderr: str) -> list[str]:
+    """Give the lines but those about deprecated spellings."""
+    return [line for line in stderr.splitlines() if not line.endswith(tuple(DEPRECATED.values()))]
+
+
+@pytest.mark.parametrize("flag", DEPRECATED)
+def test_deprecated_spellings_name_the_new_one(rkt: RktContext, flag: str) -> None:
+    words = ("/no/such/image.aci", flag)
+    result = rkt.rkt("run", *words, status=254)
+    assert result.stderr.splitlines()[0] == DEPRECATED[flag]
+    if not flag.startswith("--cap"):
+        assert rkt.rkt("fetch", flag, words[0], status=254).stderr.startswith(DEPRECATED[flag])
+
+
 def test_mistakes_are_told_before_anything_is_fetched(rkt: RktContext) -> None:
     wrong = []
     for words, text in MISTAKES:
         args = [word.replace("IMAGE", "/no/such/image.aci") for word in words]
         result = rkt.rkt("run", *args, status=None)
-        first = result.stderr.split("\n", 1)[0]
+        first = without_notices(result.stderr)[0]
         if result.status != 254 or first != f"rkt: {text}":
             wrong.append(f"{words}: {result.status} {result.stderr!r}")
     assert not wrong, "\n".join(wrong)
@@ -165,7 +188,7 @@ def test_what_a_pod_manifest_says_alone(rkt: RktContext, flag: str) -> None:
             flag = "--net=default"  # else the port is refused for the lack of a network
             result = rkt.rkt(verb, "--pod-manifest=/dev/null", flag, "--port=x:80", status=254)
             flag = "--port=x:80"
-        line = result.stderr.split("\n", 1)[0]
+        line = without_notices(result.stderr)[0]
         assert line == "rkt: conflicting flags set with --pod-manifest (see --help)"
 
 

@@ -281,3 +281,27 @@ def test_interactive_wants_one_app(rkt: RktContext) -> None:
     result = rkt.rkt("run-prepared", "--interactive", uuid, status=254)
     assert result.stderr == "rkt: interactive option only supports pods with one app\n"
     assert re.search("^state=prepared$", rkt.rkt("status", uuid).stdout, re.MULTILINE)
+
+
+def test_what_cannot_be_entered(rkt: RktContext) -> None:
+    uuid = rkt.rkt(OPEN, "prepare", image(rkt)).stdout.strip()
+    assert rkt.rkt("enter", uuid, "id", status=254).stderr == (
+        f'rkt: pod "{uuid}" isn\'t currently running\n'
+    )
+    assert rkt.rkt("enter", "zz", "id", status=254).stderr == 'rkt: no matches found for "zz"\n'
+    assert rkt.rkt("enter", status=254).stderr.startswith("rkt: a pod UUID is needed\n")
+    sandbox = rkt.spawn("app", "sandbox", f"--uuid-file-save={rkt.files}/sandbox")
+
+    def is_ready() -> bool:
+        if not os.path.exists(f"{rkt.files}/sandbox"):
+            return False
+        with open(f"{rkt.files}/sandbox") as file:
+            saved = file.read()
+        return bool(saved) and rkt.pod_state(saved) == "running"
+
+    rkt.wait_for(is_ready)
+    with open(f"{rkt.files}/sandbox") as file:
+        empty = file.read()
+    assert rkt.rkt("enter", empty, "id", status=254).stderr == "rkt: pod contains zero apps\n"
+    rkt.rkt("stop", empty)
+    sandbox.wait(30)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from rkt.cli import flags, podflags
+from rkt.cli.cmd import prepare
 from rkt.errors import RktError
 from rkt.linux import tree
 from rkt.linux.userns import Range
@@ -15,6 +17,8 @@ from rkt_testkit.probes import needs
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from rkt.cli.context import Context
 
 CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")  # cap_net_bind_service=ep
 
@@ -72,3 +76,15 @@ def test_a_tree_is_shifted_as_it_is(tmp_path: Path) -> None:
     assert os.lstat(top / "fifo").st_uid == (1 << 20) + 65534
     assert os.stat(top).st_uid == os.stat(top / "dir").st_uid == 1 << 20
     assert os.lstat("/etc/passwd").st_uid == before
+
+
+def test_a_kernel_without_user_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.path.exists
+    monkeypatch.setattr(os.path, "exists", lambda p: p != "/proc/self/ns/user" and real(p))
+    parsed = flags.parse(prepare.COMMAND, ["--private-users", "/no/such.aci"], ())
+    context = cast("Context", None)  # nothing of it is looked at before the check
+    with pytest.raises(RktError) as caught:
+        podflags.pod_request(context, parsed)
+    assert caught.value.message == (
+        "--private-users is not supported, kernel compiled without user namespace support"
+    )

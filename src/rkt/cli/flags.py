@@ -7,6 +7,7 @@ It is pflag's grammar, which the original rkt uses and which argparse cannot exp
 
 from __future__ import annotations
 
+from rkt import log
 from rkt.errors import UsageError
 
 TYPE_CHECKING = False
@@ -219,6 +220,8 @@ def _read_flag(word: str, words: Iterator[str], flags: Sequence[Flag]) -> tuple[
         if not found:
             raise UsageError(f"unknown shorthand flag: {name[1]!r} in {name}")
     flag = found[0]
+    if flag.use:
+        log.plain(f"Flag --{flag.name} has been deprecated, please use {flag.use}")
     if not equals:
         if flag.bare is not None:
             return flag, flag.bare
