@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +19,15 @@ def test_file_systems_that_cannot_carry_overlays(
 ) -> None:
     monkeypatch.setattr(mounts, "fstype_of", lambda _: fstype)
     assert mounts.overlay_obstacle(str(tmp_path)) == f"unsupported filesystem: {fstype}"
+
+
+def test_a_kernel_without_overlays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    table = io.StringIO("nodev\tproc\n\text4\n")
+    monkeypatch.setattr(mounts, "open", lambda *_, **__: table, raising=False)
+    monkeypatch.setattr(libc, "has_filesystem", lambda _: False)
+    assert mounts.overlay_obstacle(str(tmp_path)) == (
+        "overlay entry not present in /proc/filesystems"
+    )
 
 
 def test_without_types_of_entries(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
