@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rkt_testkit.acibuilder import AciBuilder
+from rkt_testkit.oci import Image, Layer
 from rkt_testkit.probes import needs
 
 if TYPE_CHECKING:
@@ -30,15 +31,30 @@ def images(rkt: RktContext) -> list[str]:
     return [builder.build(rkt.files).path for builder in (base, top)]
 
 
+def converted(rkt: RktContext) -> str:
+    """Make an image of layers, of which something is deleted."""
+    layers = [Layer().directory("./") for _ in range(3)]
+    for number in range(240):
+        layers[number % 3].file(f"d{number % 20}/g{number}", os.urandom(3000))
+    layers.append(Layer().whiteout("d0/g0").link("link", "d1/g1"))
+    return "oci:" + Image(layers).write(f"{rkt.files}/layers")
+
+
 @pytest.mark.timeout(300)
 def test_kills_at_random_moments(rkt: RktContext) -> None:
     seed = int(os.environ.get("RKT_TEST_SEED", time.time_ns() % 10**6))
     chance = random.Random(seed)
     rendered = f"{rkt.files}/rendered"
     commands = {
-        "fetch": ("--insecure-options=image", "fetch", "--pull-policy=new", *images(rkt)),
+        "fetch": (
+            "--insecure-options=image",
+            "fetch",
+            "--pull-policy=new",
+            *images(rkt),
+            converted(rkt),
+        ),
         "render": ("image", "render", "--overwrite", NAME, rendered),
-        "rm": ("image", "rm", NAME, "example.com/base"),
+        "rm": ("image", "rm", NAME, "example.com/base", "layers"),
         "gc": ("image", "gc", "--grace-period=0s"),
     }
     lengths = {}

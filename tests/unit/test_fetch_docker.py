@@ -527,6 +527,14 @@ DESCRIPTOR = {"digest": digest(b""), "size": 0}
     ({"schemaVersion": 2, "config": {**DESCRIPTOR, "size": -1}, "layers": []},
      "size -1 is out of range"),
     ([], "expected `object`, got `array`"),
+    ({"schemaVersion": 2, "config": {"digest": "md5:" + "0" * 32, "size": 1}, "layers": []},
+     'bad digest "md5:' + "0" * 32 + '" - at $.config'),
+    ({"schemaVersion": 2, "config": {"digest": "sha512:" + "0" * 64, "size": 1}, "layers": []},
+     'bad digest "sha512:' + "0" * 64 + '" - at $.config'),
+    ({"schemaVersion": 2, "config": {**DESCRIPTOR, "size": 2**70}, "layers": []},
+     "size 1180591620717411303424 is out of range - at $.config"),
+    ({"schemaVersion": 2, "config": {**DESCRIPTOR, "size": 1.5}, "layers": []},
+     "expected `int`, got `float` - at $.config.size"),
 ])  # fmt: skip
 def test_bad_manifests(
     origin: Origin, fetch: Callable[..., ImageRecord], document: object, expected: str
@@ -534,6 +542,12 @@ def test_bad_manifests(
     origin.put(f"{BASE}/manifests/v1", encode(document))
     text = refusal(fetch, SchemaError)
     assert text.startswith(f'manifest of "{HOST}/app:v1": {expected}')
+
+
+def test_a_manifest_that_is_too_large(origin: Origin, fetch: Callable[..., ImageRecord]) -> None:
+    origin.put(f"{BASE}/manifests/v1", encode({"manifests": [DESCRIPTOR] * 60_000}))
+    text = refusal(fetch, FetchError)
+    assert text == f'"https://{BASE}/manifests/v1": larger than the {4 << 20} bytes allowed'
 
 
 def test_bad_indexes(origin: Origin, fetch: Callable[..., ImageRecord]) -> None:
@@ -558,9 +572,16 @@ def test_bad_layers(origin: Origin, fetch: Callable[..., ImageRecord], store: St
         (Layer.of(b"no tar at all" * 100), "malformed archive: bad "),
         (Layer().file("../../etc/passwd", "x"), 'entry "../../etc/passwd": path contains ".."'),
         (Layer().file(".wh..", ""), '".wh..": bad whiteout'),
+        (Layer().file("a/.wh..", ""), '"a/.wh..": bad whiteout'),
+        (Layer().file(".wh...", ""), '".wh...": bad whiteout'),
+        (Layer().file("../.wh.x", ""), 'entry "../.wh.x": path contains ".."'),
+        (Layer().file(".", "x"), '".": the root must be a directory'),
+        (Layer().symlink("a", "b").symlink("b", "a").file("a/x"),
+         '"a": too many levels of symbolic links'),
+        (Layer().link("a", "../etc/passwd"), 'entry "../etc/passwd": path contains ".."'),
         (Layer().link("a", "b"), '"a": hard link to "b", which is no earlier file'),
         (Layer().file("x", "").file("x/y", ""), '"x": "x" is not a directory'),
-    ):
+    ):  # fmt: skip
         made = Image([layer])
         publish(origin, made)
         text = refusal(fetch, RktError)

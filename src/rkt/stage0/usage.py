@@ -172,7 +172,10 @@ class Remover:
         whole = True
         for layer in layers:
             if layer.key not in needed and not self._usage.pods(layer.key):
-                whole = self.remove(layer) and whole
+                try:
+                    whole = self.remove(layer) and whole
+                except NotFound:
+                    continue  # it went with another layer, which needed it
         return whole
 
     def _needed(self, records: Iterable[ImageRecord]) -> set[str]:

@@ -6,7 +6,7 @@ from rkt import log
 from rkt.cli import output
 from rkt.cli.flags import Command
 from rkt.cli.images import IMAGE, stored
-from rkt.errors import RktError, UsageError, describe
+from rkt.errors import NotFound, RktError, UsageError, describe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ def remove(remover: Remover, records: Iterable[ImageRecord]) -> None:
     for record in records:
         try:
             whole = remover.remove(record)
+        except NotFound:
+            continue  # a layer that went with another one, which needed it
         except RktError as err:
             log.info(describe(err))
             if err.hint:
