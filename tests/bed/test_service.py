@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING
 
@@ -19,8 +20,12 @@ NOTIFY = "appc.io/executor/supports-systemd-notify"
 
 @pytest.fixture(scope="module")
 def announcer(machine: Bed) -> str:
-    """Give an image whose app says that it is ready when the file /files/go appears."""
+    """Give an image whose app says that it is ready when the file /files/go appears.
+
+    It says so with the host's systemd-notify, out of a volume with the host's /usr.
+    """
     image = AciBuilder("example.com/announcer", exec=["/bin/sh"]).busybox()
+    image.symlink("lib", "usr/lib").symlink("lib64", "usr/lib64")
     image.manifest["annotations"] = [{"name": NOTIFY, "value": "true"}]
     return str(image.build(machine.files).path)
 
@@ -37,3 +42,60 @@ def test_the_unit_is_started_when_the_apps_run(bed: Bed, busybox: str) -> None:
     assert re.search(rf"^{uuid[:8]}.*running", listed, re.MULTILINE), listed
     bed.tool("systemctl", "stop", "web")
     assert bed.tool("rkt", "status", uuid).stdout.splitlines()[0] == "state=exited"
+
+
+def test_an_app_announces_its_readiness(bed: Bed, announcer: str) -> None:
+    script = "trap 'exit 0' TERM; touch /files/up; while [ ! -e /files/go ]; do sleep 0.05; done; "
+    script += "/usr/bin/systemd-notify --ready --status=warm; while :; do sleep 0.1; done"
+    bed.tool("systemd-run", "--quiet", "--no-block", "--unit=warm", "--property=Type=notify",
+             "--property=KillMode=mixed", "--property=Delegate=yes", *RUN,
+             "--volume=usr,kind=host,source=/usr,readOnly=true",
+             f"--volume=files,kind=host,source={bed.files}",
+             "--mount=volume=usr,target=/usr", "--mount=volume=files,target=/files",
+             announcer, "--exec=/bin/sh", "--", "-c", script)  # fmt: skip
+    bed.wait_for(lambda: os.path.exists(f"{bed.files}/up"))
+    assert bed.show("warm", "ActiveState") == {"ActiveState": "activating"}
+    with open(f"{bed.files}/go", "w", encoding="ascii"):
+        pass
+    bed.wait_for(lambda: bed.show("warm", "ActiveState") == {"ActiveState": "active"})
+    bed.wait_for(lambda: bed.show("warm", "StatusText") == {"StatusText": "app announcer: warm"})
+    bed.tool("systemctl", "stop", "warm")
+
+
+def test_limits_of_the_unit_are_the_apps(bed: Bed, busybox: str) -> None:
+    done = bed.rkt("--insecure-options=image", "run", busybox, "--exec=/bin/sh", "--", "-c",
+                   "ulimit -n", properties=("LimitNOFILE=1234",))  # fmt: skip
+    assert done.stdout == "1234\n"
+
+
+def test_the_exit_status_is_the_apps(bed: Bed, busybox: str) -> None:
+    bed.rkt("--insecure-options=image", "run", busybox, "--exec=/bin/sh", "--", "-c", "exit 5",
+            status=5)  # fmt: skip
+
+
+def test_the_template_runs_a_pod(bed: Bed, busybox: str) -> None:
+    script = f"{bed.files}/hold"
+    with open(script, "w", encoding="ascii") as file:
+        file.write(HOLD[-1])
+    words = ["--insecure-options=image", f"--volume=f,kind=host,source={bed.files}",
+             "--mount=volume=f,target=/f", busybox, "--exec=/bin/sh", "--", "/f/hold"]  # fmt: skip
+    bed.write("/etc/rkt/run.d/web.conf", f"RKT_RUN={' '.join(words)}\n")
+    bed.tool("systemctl", "start", "rkt@web")
+    (uuid,) = bed.pods()
+    group = bed.read(f"/var/lib/rkt/pods/run/{uuid}/subcgroup").strip()
+    assert group == f"/machine.slice/rkt@web.service/rkt-{uuid}"
+    bed.tool("systemctl", "stop", "rkt@web")
+    assert bed.show("rkt@web", "Result", "ExecMainStatus") == {
+        "Result": "success", "ExecMainStatus": "0",
+    }  # fmt: skip
+    log = bed.tool("journalctl", "-q", "-o", "cat", "-u", "rkt@web").stdout
+    assert "Started rkt@web.service" in log
+
+
+def test_a_missing_image_is_said_in_the_units_log(bed: Bed) -> None:
+    bed.write("/etc/rkt/run.d/none.conf", "RKT_RUN=/nowhere.aci\n")
+    bed.tool("systemctl", "start", "rkt@none", status=1)
+    assert bed.show("rkt@none", "ExecMainStatus", "NRestarts") == {
+        "ExecMainStatus": "254", "NRestarts": "0",
+    }  # fmt: skip
+    assert "/nowhere.aci" in bed.tool("journalctl", "-q", "-o", "cat", "-u", "rkt@none").stdout
