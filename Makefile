@@ -16,7 +16,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 RUNTIME := $(VENV)/lib/rkt/python
 SERVICES := $(VENV)/lib/rkt/services
-STAGE1 := $(VENV)/lib/rkt/stage1-images/stage1-oci.aci
+STAGE1 := $(VENV)/lib/rkt/stage1-images/stage1-oci.aci $(VENV)/lib/rkt/stage1-images/stage1-fly.aci
 SOURCES := $(shell find src -name '*.py')
 # What stage1 carries: its image is made anew when any of this changes.
 STAGE1_SOURCES := $(filter src/rkt/stage1/% src/rkt/linux/% src/rkt/network/% src/rkt/__init__.py \
@@ -58,7 +58,7 @@ $(VENV)/bin/rkt: scripts/launcher | venv
 
 $(STAGE1): $(STAGE1_SOURCES) | $(VENV)/.requirements
 	@mkdir -p $(@D)
-	PYTHONPATH=src $(PY) -m rkt.stage1.build $@
+	PYTHONPATH=src $(PY) -m rkt.stage1.build $@ --flavor $(patsubst stage1-%.aci,%,$(@F))
 
 $(VENV)/.compiled: $(SOURCES) | venv
 	@$(PY) -m compileall -q -j 0 src

@@ -25,10 +25,14 @@ STAGE1_PROGRAMS = (
 """The annotations below the prefix whose value is the path of a program."""
 STAGE1_PRIVATE_MOUNTS = STAGE1_PREFIX + "private-mounts"
 """Ours: `true` lets stage0 make the pod's mounts in a mount namespace of its own."""
+STAGE1_HOST_MOUNTS = STAGE1_PREFIX + "host-mounts"
+"""Ours: `true` says that the run program wants the mount namespace that stage0 left."""
+HOST_MOUNTS_ENV = "RKT_HOST_MOUNTS_FD"
 STAGE1_MUTABLE = STAGE1_PREFIX + "mutable"
 STAGE2_PREFIX = "coreos.com/rkt/stage2/"
 """Annotations of an app: `stdin`, `stdout`, `stderr` say where its streams go."""
 STAGE1_OCI_NAME = "coreos.com/rkt/stage1-oci"
+STAGE1_FLY_NAME = "coreos.com/rkt/stage1-fly"
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

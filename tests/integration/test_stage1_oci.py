@@ -1019,7 +1019,7 @@ def test_the_image_is_the_same_each_time(stage1: str, tmp_path: Any) -> None:
     again = str(tmp_path / "again.aci")
     key = build.build(again, **parts)
     with open(again, "rb") as image:
-        assert image.read() == build.archive(**parts)
+        assert image.read() == build.archive(build.FLAVORS["oci"], "oci", **parts)
     with open(f"{again}.id") as file:
         assert file.read() == f"{key}\n"
     with open(f"{stage1}/manifest") as file:

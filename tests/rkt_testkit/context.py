@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -140,6 +141,17 @@ class RktContext:
         assert self._holder.stdout is not None
         assert self._holder.stdout.readline() == b"ready\n", "no private namespaces"
         self._before = self._snapshot()
+        if flavor := os.environ.get("RKT_TEST_STAGE1"):
+            self.use_stage1(flavor)
+
+    def use_stage1(self, flavor: str) -> None:
+        """Give all pods another stage1 than the default one, by the operator's configuration."""
+        images = os.path.dirname(os.path.dirname(os.path.abspath(rkt_binary())))
+        location = f"{images}/lib/rkt/stage1-images/stage1-{flavor}.aci"
+        assert os.path.isfile(location), f"{location} is not there"
+        os.makedirs(f"{self.local}/stage1.d")
+        with open(f"{self.local}/stage1.d/stage1.json", "w", encoding="ascii") as file:
+            json.dump({"rktKind": "stage1", "rktVersion": "v1", "location": location}, file)
 
     def __enter__(self) -> RktContext:
         return self

@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 HOST, NONE = "host", "none"
 _OLD_NET = {"true": "default", "false": HOST}
 _ONCE = ("signature", "exec", "seccomp")
-STAGE1_KINDS = ("url", "path", "name", "hash", "from-dir")
+STAGE1_KINDS = {
+    "url": "URL of an image to use as stage1",
+    "path": "path of an image to use as stage1",
+    "name": "name of an image to use as stage1",
+    "hash": "hash of a stored image to use as stage1",
+    "from-dir": "file name of an installed image to use as stage1",
+}
 
 IMAGE_FLAGS = (
     Flag("pull-policy", 'when to fetch an image: "never", "new" or "update"', default="new"),
@@ -66,10 +72,7 @@ APP_FLAGS = (
     Flag("working-dir", "override the working directory of the preceding image", app=True),
 )  # fmt: skip
 
-STAGE1_FLAGS = tuple(
-    Flag(f"stage1-{kind}", f"{kind.replace('-', ' ')} of an image to use as stage1")
-    for kind in STAGE1_KINDS
-)
+STAGE1_FLAGS = tuple(Flag(f"stage1-{kind}", text) for kind, text in STAGE1_KINDS.items())
 
 _STAGE1_NAMES = frozenset(flag.name for flag in STAGE1_FLAGS)
 

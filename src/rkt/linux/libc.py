@@ -69,13 +69,18 @@ _IN_CLOEXEC = os.O_CLOEXEC
 _SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
 _SYS_FSOPEN = 430
+_SYS_CLONE3 = 435
 _SYS_OPENAT2 = 437
 _SYS_MOUNT_SETATTR = 442
 
 OPEN_TREE_CLONE = 0x1
+AT_RECURSIVE = 0x8000
 _MOVE_MOUNT_F_EMPTY_PATH = 0x4
+_MOVE_MOUNT_T_EMPTY_PATH = 0x40
 _AT_EMPTY_PATH = 0x1000
+_MOUNT_ATTR_RDONLY = 0x1
 _MOUNT_ATTR_IDMAP = 0x00100000
+_CLONE_PARENT = 0x8000
 
 _libc.mount.argtypes = (_c.c_char_p, _c.c_char_p, _c.c_char_p, _c.c_ulong, _c.c_char_p)
 _libc.umount2.argtypes = (_c.c_char_p, _c.c_int)
@@ -150,6 +155,46 @@ def idmap_mount(fd: int, userns_fd: int) -> None:
     flags = _c.c_uint(_AT_EMPTY_PATH)
     if _libc.syscall(number, _c.c_int(fd), empty, flags, _c.byref(attr), size) != 0:
         _fail()
+
+
+def read_only_mount(fd: int, *, recursive: bool) -> None:
+    """mount_setattr(2): make a mount, and with `recursive` those below it, read-only."""
+    attr = _MountAttr(_MOUNT_ATTR_RDONLY, 0, 0, 0)
+    number, empty, size = _c.c_long(_SYS_MOUNT_SETATTR), _c.c_char_p(b""), _c.c_size_t(32)
+    flags = _c.c_uint(_AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0))
+    if _libc.syscall(number, _c.c_int(fd), empty, flags, _c.byref(attr), size) != 0:
+        _fail()
+
+
+def attach_mount(fd: int, target_fd: int) -> None:
+    """move_mount(2): attach a mount from `open_tree` at an open file or directory."""
+    number, empty = _c.c_long(_SYS_MOVE_MOUNT), _c.c_char_p(b"")
+    flags = _c.c_uint(_MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH)
+    if _libc.syscall(number, _c.c_int(fd), empty, _c.c_int(target_fd), empty, flags) != 0:
+        _fail()
+
+
+class _CloneArgs(_c.Structure):
+    _fields_ = tuple(
+        (name, _c.c_uint64)
+        for name in (
+            "flags", "pidfd", "child_tid", "parent_tid", "exit_signal", "stack", "stack_size",
+            "tls",
+        )
+    )  # fmt: skip
+
+
+def fork_sibling() -> int:
+    """clone3(2) with CLONE_PARENT: as fork, but the child is one of this process's parent.
+
+    Only in a single-threaded process, and for a child that soon execs: Python is not told.
+    """
+    args = _CloneArgs(flags=_CLONE_PARENT)
+    size = _c.c_size_t(_c.sizeof(args))
+    pid: int = _libc.syscall(_c.c_long(_SYS_CLONE3), _c.byref(args), size)
+    if pid < 0:
+        _fail()
+    return pid
 
 
 def umount(target: str, flags: int = 0) -> None:
@@ -274,6 +319,15 @@ def drop_bounding_capabilities() -> None:
     """Empty the bounding set; needs CAP_SETPCAP."""
     for cap in range(64):
         if _libc.prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) != 0:
+            if cap and _c.get_errno() == 22:  # EINVAL: this kernel knows no more
+                return
+            _fail()
+
+
+def limit_bounding_capabilities(keep: set[int]) -> None:
+    """Empty the bounding set but for those numbers; needs CAP_SETPCAP if it drops any."""
+    for cap in range(64):
+        if cap not in keep and _libc.prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) != 0:
             if cap and _c.get_errno() == 22:  # EINVAL: this kernel knows no more
                 return
             _fail()

@@ -34,16 +34,28 @@ def run(pod: Pod, request: RunRequest) -> NoReturn:
     users = _private_users(pod)
     os.chdir(pod.path)
     is_private = stage1.private_mounts
+    os.environ.pop(const.HOST_MOUNTS_ENV, None)
     try:
         if pod.exists("overlay-prepared"):
             if is_private:
-                mounts.leave_host_mounts()
+                _leave_host_mounts(stage1)
             _mount_roots(pod, users)
         _become(pod, stage1, request, users)
     except BaseException:
         if not is_private:
             mounts.detach_below(pod.path)
         raise
+
+
+def _leave_host_mounts(stage1: Stage1) -> None:
+    """Go into a mount namespace of our own, and hand on the old one to a stage1 that wants it."""
+    old = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    mounts.leave_host_mounts()
+    if stage1.manifest.annotation(const.STAGE1_HOST_MOUNTS) == "true":
+        os.set_inheritable(old, True)
+        os.environ[const.HOST_MOUNTS_ENV] = str(old)
+    else:
+        os.close(old)
 
 
 def _become(pod: Pod, stage1: Stage1, request: RunRequest, users: Range | None) -> NoReturn:

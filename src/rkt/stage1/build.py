@@ -1,6 +1,6 @@
-"""Build the image `stage1-oci`.
+"""Build the image of a flavour of stage1.
 
-    python -m rkt.stage1.build OUT.aci --python /usr/bin/python3 --catatonit /usr/bin/catatonit
+    python -m rkt.stage1.build OUT.aci [--flavor oci] [--python PATH] [--catatonit PATH]
 
 The same sources, interpreter and catatonit give the same bytes.  `OUT.aci.id` gets the image key.
 """
@@ -28,6 +28,35 @@ ENTRYPOINTS = {
     "attach": ("attach", "attach"),
     **{f"app/{name}": (f"app-{name}", "appctl") for name in ("add", "rm", "start", "stop")},
 }
+
+
+class Flavor:
+    """What sets the image of one flavour apart from the others."""
+
+    def __init__(
+        self, name: str, interface: int, entrypoints: dict[str, tuple[str, str]], *,
+        programs: dict[str, str] | None = None, without: tuple[str, ...],
+        annotations: tuple[str, ...] = (),
+    ) -> None:  # fmt: skip
+        self.name = name
+        self.interface = interface
+        self.entrypoints = entrypoints
+        self.programs = programs or {}
+        """Others than the entrypoints, with their modules."""
+        self.without = without
+        """Modules of rkt.stage1 that it has no use for."""
+        self.annotations = annotations
+        """Further ones with the value `true`."""
+
+
+FLAVORS = {
+    "oci": Flavor(const.STAGE1_OCI_NAME, 6, ENTRYPOINTS,
+                  without=("build", "fly", "flyexec", "flymounts")),
+    "fly": Flavor(const.STAGE1_FLY_NAME, 5, {
+        **{name: ENTRYPOINTS[name] for name in ("enter", "gc", "stop", "attach")},
+        "run": ("run", "fly"),
+    }, programs={"fly": "flyexec"}, without=("build",), annotations=(const.STAGE1_HOST_MOUNTS,)),
+}  # fmt: skip
 _LIB = "usr/lib/rkt"
 _MODULES = ("__init__", "errors", "const", "log")
 _PACKAGES = {
@@ -35,7 +64,6 @@ _PACKAGES = {
     "network": (),
     "stage1": (),
 }
-_OWN = ("build",)  # of stage1: not needed in a pod
 _DIRECTORIES = (
     "dev", "dev/shm", "etc", "opt", "opt/stage2", "proc", "rkt", "rkt/env", "rkt/pids",
     "rkt/status", "sys", "tmp", "usr", "usr/bin", "usr/lib", _LIB, "var",
@@ -49,7 +77,7 @@ sys.path.insert(0, __file__.rpartition("/")[0] + "/{lib}"); \
 from rkt.stage1 import launch, {module}; launch.leave({module}.main(sys.argv))
 """
 _OS_RELEASE = (
-    'NAME="rkt stage1-oci"\nID=rkt\nVERSION="{v}"\nVERSION_ID={v}\nPRETTY_NAME="rkt {v}"\n'
+    'NAME="rkt stage1-{flavor}"\nID=rkt\nVERSION="{v}"\nVERSION_ID={v}\nPRETTY_NAME="rkt {v}"\n'
 )
 _ARCHES = {"x86_64": "amd64", "i686": "i386", "i386": "i386"}
 # Runs in the target interpreter; hash seed and order are fixed so that the result is too.
@@ -68,16 +96,18 @@ print(sys.implementation.cache_tag, end="", file=sys.stderr)
 def main(argv: list[str]) -> int:
     """Build the image named on the command line."""
     try:
-        out, python, catatonit = _arguments(argv)
-        log.plain(build(out, python=python, catatonit=catatonit))
+        out, python, catatonit, flavor = _arguments(argv)
+        log.plain(build(out, python=python, catatonit=catatonit, flavor=flavor))
     except RktError as err:
         log.info(describe(err))
         return err.exit_code
     return 0
 
 
-def _arguments(argv: list[str]) -> tuple[str, str, str]:
-    values = {"--python": "/usr/bin/python3", "--catatonit": "/usr/bin/catatonit"}
+def _arguments(argv: list[str]) -> tuple[str, str, str, str]:
+    values = {
+        "--python": "/usr/bin/python3", "--catatonit": "/usr/bin/catatonit", "--flavor": "oci",
+    }  # fmt: skip
     rest: list[str] = []
     words = iter(argv)
     for word in words:
@@ -86,36 +116,42 @@ def _arguments(argv: list[str]) -> tuple[str, str, str]:
             values[name] = value if given else next(words, "")
         else:
             rest.append(word)
-    if len(rest) != 1 or rest[0].startswith("-") or not all(values.values()):
-        raise UsageError("usage: rkt.stage1.build OUT.aci [--python PATH] [--catatonit PATH]")
-    return rest[0], values["--python"], values["--catatonit"]
+    if len(rest) != 1 or rest[0].startswith("-") or values["--flavor"] not in FLAVORS:
+        raise UsageError(
+            f"usage: rkt.stage1.build OUT.aci [--flavor {'|'.join(FLAVORS)}] [--python PATH] "
+            "[--catatonit PATH]"
+        )
+    return rest[0], values["--python"], values["--catatonit"], values["--flavor"]
 
 
-def build(out: str, *, python: str, catatonit: str) -> str:
+def build(out: str, *, python: str, catatonit: str, flavor: str = "oci") -> str:
     """Write the image and its key beside it; gives the key."""
     if not os.path.isabs(python):
         raise UsageError(f'"{python}": the interpreter must be an absolute path')
-    data = archive(python=python, catatonit=catatonit)
+    data = archive(FLAVORS[flavor], flavor, python=python, catatonit=catatonit)
     key = f"sha512-{hashlib.sha512(data).hexdigest()[:64]}"
     atomic.write_file(out, data)
     atomic.write_file(f"{out}.id", f"{key}\n".encode())
     return key
 
 
-def archive(*, python: str, catatonit: str) -> bytes:
+def archive(flavor: Flavor, short: str, *, python: str, catatonit: str) -> bytes:
     """Give the bytes of the image's tar."""
     entries: dict[str, tuple[int, bytes | None]] = {"rootfs": (0o755, None)}
-    entries["manifest"] = (0o644, manifest())
+    entries["manifest"] = (0o644, manifest(flavor))
     for name in _DIRECTORIES:
         entries[f"rootfs/{name}"] = (0o755, None)
-    for program, module in ENTRYPOINTS.values():
+    for program, module in (*flavor.entrypoints.values(), *flavor.programs.items()):
         text = _LAUNCHER.format(python=python, lib=_LIB, module=module)
         entries[f"rootfs/{program}"] = (0o755, text.encode())
-    entries["rootfs/etc/os-release"] = (0o644, _OS_RELEASE.format(v=rkt.__version__).encode())
+    entries["rootfs/etc/os-release"] = (
+        0o644,
+        _OS_RELEASE.format(flavor=short, v=rkt.__version__).encode(),
+    )
     # Not readable for who it runs as: the kernel then lets nobody without CAP_SYS_PTRACE look into
     # the process, not even an app that takes the same user ID.
     entries["rootfs/usr/bin/catatonit"] = (0o711, _static_program(catatonit))
-    for name, data in _library(python).items():
+    for name, data in _library(python, flavor.without).items():
         for at, letter in enumerate(name):
             if letter == "/":
                 entries.setdefault(f"rootfs/{_LIB}/{name[:at]}", (0o755, None))
@@ -123,20 +159,22 @@ def archive(*, python: str, catatonit: str) -> bytes:
     return _tar(entries)
 
 
-def manifest() -> bytes:
+def manifest(flavor: Flavor) -> bytes:
     """Give the image manifest."""
     machine = os.uname().machine
     annotations = {
-        f"{const.STAGE1_PREFIX}{name}": f"/{program}" for name, (program, _) in ENTRYPOINTS.items()
+        f"{const.STAGE1_PREFIX}{name}": f"/{program}"
+        for name, (program, _) in flavor.entrypoints.items()
     }
-    annotations[const.STAGE1_INTERFACE] = "6"
+    annotations[const.STAGE1_INTERFACE] = str(flavor.interface)
     annotations[const.STAGE1_PRIVATE_MOUNTS] = "true"
     annotations[const.STAGE1_READY] = "true"
+    annotations.update(dict.fromkeys(flavor.annotations, "true"))
     labels = {"version": rkt.__version__, "os": "linux", "arch": _ARCHES.get(machine, machine)}
     document = {
         "acKind": "ImageManifest",
         "acVersion": const.APPC_VERSION,
-        "name": const.STAGE1_OCI_NAME,
+        "name": flavor.name,
         "labels": [{"name": name, "value": value} for name, value in labels.items()],
         "annotations": [{"name": name, "value": value} for name, value in annotations.items()],
     }
@@ -156,7 +194,7 @@ def _static_program(path: str) -> bytes:
     return data
 
 
-def _library(python: str) -> dict[str, bytes]:
+def _library(python: str, without: tuple[str, ...]) -> dict[str, bytes]:
     """Give the Python modules with their compiled forms, by path below the library directory."""
     source_root = os.path.dirname(os.path.abspath(rkt.__file__))
     names = [f"{module}.py" for module in _MODULES]
@@ -164,7 +202,7 @@ def _library(python: str) -> dict[str, bytes]:
         found = modules or tuple(
             entry[:-3]
             for entry in os.listdir(f"{source_root}/{package}")
-            if entry.endswith(".py") and entry[:-3] not in _OWN
+            if entry.endswith(".py") and not (package == "stage1" and entry[:-3] in without)
         )
         names += [f"{package}/{module}.py" for module in found]
     names.sort()

@@ -51,7 +51,6 @@ if TYPE_CHECKING:
     from rkt.stage1.mutable import Operations
     from rkt.stage1.systemd import Host
 
-_FLAVOR = "oci"
 _SHM = "dev/shm"
 
 
@@ -61,10 +60,15 @@ def main(argv: list[str]) -> int:
 
 
 def _main(argv: list[str]) -> int:
+    return run_pod(argv, Pod)
+
+
+def run_pod(argv: list[str], kind: type[Pod]) -> int:
+    """Run a pod of a flavour from its set-up to its end."""
     options = contract.parse_run(argv[1:])
     log.configure(debug=options.debug)
     _keep_lock()
-    pod = Pod(options, os.getcwd())
+    pod = kind(options, os.getcwd())
     try:
         pod.set_up()
         status = pod.supervise()
@@ -103,6 +107,11 @@ def _take_ready_fd() -> int:
 class Pod:
     """A pod on its way up, and down again from wherever it got."""
 
+    flavor = "oci"
+    kills_rest = False
+    """Whether processes of apps may outlive the pod's first process."""
+    supervisor_type: type[supervisor.Supervisor] = supervisor.Supervisor
+
     def __init__(self, options: contract.RunOptions, pod_dir: str) -> None:
         self.options = options
         self.dir = pod_dir
@@ -122,7 +131,7 @@ class Pod:
         self.systemd: Host | None = None
         self.unenforced = resources.Unenforced()
         self.limits = resources.Limits()
-        self.sysctl = resources.sysctl(self.manifest.isolators, self._joined(), self.unenforced)
+        self.sysctl = resources.sysctl(self.manifest.isolators, self.joined(), self.unenforced)
         with open("/proc/self/status", encoding="ascii", errors="replace") as file:
             self.have = capabilities.available(file.read())
 
@@ -139,15 +148,15 @@ class Pod:
             self.network = podnet.plan(self.dir, options, self.manifest, self.hostname)
         libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
         self._meet_systemd()
-        _private_mounts()
+        self.leave_host()
         wake = signals.catch(resize=bool(self.terminal))
         self._directories()
-        self._shared_memory()
+        self.shared_memory()
         if self.users is not None:
             from rkt.stage1 import private
 
             private.prepare(self.users, self._shm)
-        self.init = sandbox.start(self.rootfs, self.hostname, self._flags(), self.users)
+        self.init = sandbox.start(self.rootfs, self.hostname, self.flags(), self.users)
         if self.network is not None:
             from rkt.stage1 import podnet
 
@@ -157,10 +166,9 @@ class Pod:
         if self.systemd:
             self.init.wait_ready()
             self.systemd.register(self.init.pid, self.layout, self.policy.stop_timeout)
-        wanted = os.environ.get(runtime.RUNTIME_ENV, "")
-        self.runtime = runtime.choose(self.dir, self.layout, wanted, self.have)
-        self._limit_pod(self.layout)
-        self.supervisor = supervisor.Supervisor(
+        self.runtime = self.choose_runtime(self.layout)
+        self.limit_pod(self.layout)
+        self.supervisor = self.supervisor_type(
             self.dir, self.runtime, self.init.pid,
             rules=self.policy, layout=self.layout, quiet=self.ready >= 0,
         )  # fmt: skip
@@ -181,12 +189,25 @@ class Pod:
 
             self.systemd = Host(self.rootfs, self.options.uuid, self.hostname)
 
+    def leave_host(self) -> None:
+        """Have a mount namespace of our own, whatever stage0 did: nothing may reach the host."""
+        private_mounts()
+
+    def choose_runtime(self, layout: cgroup.Layout) -> runtime.Runtime:
+        """Give the program that starts the apps."""
+        wanted = os.environ.get(runtime.RUNTIME_ENV, "")
+        return runtime.choose(self.dir, layout, wanted, self.have)
+
+    def stdin(self) -> int:
+        """Give the caller's standard input to hand to an app."""
+        return _stdin()
+
     def supervise(self) -> int:
         """Start the apps and wait for their end."""
         if self.supervisor is None:
             raise RktError("the pod is not set up")
         prefixed = len(self.manifest.apps) > 1
-        stdin = _stdin() if self.options.interactive and not self.terminal else -1
+        stdin = self.stdin() if self.options.interactive and not self.terminal else -1
         if self.network is not None and self.options.mds_token:
             self.network.finish()  # the apps' environment says where the service is
         plans = [self.plan_of(app) for app in self.manifest.apps]
@@ -194,7 +215,7 @@ class Pod:
             self._join_network(self.network, plans)
         if self.init is not None:
             self.init.wait_ready()
-        self._limit_network()
+        self.limit_network()
         self.unenforced.tell()
         self._record()
         runs = [
@@ -209,8 +230,7 @@ class Pod:
 
     def app_run(self, plan: spec.AppPlan, io: Streams | None) -> apprun.AppRun:
         """Make what the supervisor starts of an app."""
-        config = spec.build(plan, init_pid=self._init_pid(), joined=self._joined(), shm=self._shm)
-        run = apprun.AppRun(plan, config)
+        run = apprun.AppRun(plan, self.config_of(plan))
         run.io = io
         if self.systemd:
             self.systemd.keep_journal(run)
@@ -218,9 +238,13 @@ class Pod:
             run.health = health.Health(self.supervisor, run, plan.health)
         return run
 
+    def config_of(self, plan: spec.AppPlan) -> dict[str, object]:
+        """Give the configuration of an app for the program that starts it."""
+        return spec.build(plan, init_pid=self._init_pid(), joined=self.joined(), shm=self._shm)
+
     def streams(self, app: manifest.App) -> Streams | None:
         """Make the endpoints of an app that one can attach to; None for any other."""
-        if self.options.interactive or not _chooses_streams(app) or self.supervisor is None:
+        if self.options.interactive or not chooses_streams(app) or self.supervisor is None:
             return None
         from rkt.stage1 import iomux
 
@@ -316,7 +340,7 @@ class Pod:
         left: list[str] = []
         if self.layout is not None:
             path = self.layout.pod_path(self.options.uuid)
-            if not drain:  # a runtime may have been killed half-way
+            if not drain or self.kills_rest:  # a runtime may have been killed half-way
                 cgroup.kill_members(self.layout, path)
             left = cgroup.remove(self.layout, path)
             for directory in left:
@@ -348,7 +372,8 @@ class Pod:
     def _init_pid(self) -> int:
         return self.init.pid if self.init else 0
 
-    def _flags(self) -> int:
+    def flags(self) -> int:
+        """Give the namespaces that the pod has of its own, besides those for PIDs and mounts."""
         flags = libc.CLONE_NEWUTS
         if self.options.ipc != "parent":
             flags |= libc.CLONE_NEWIPC
@@ -356,8 +381,9 @@ class Pod:
             flags |= libc.CLONE_NEWNET
         return flags
 
-    def _joined(self) -> set[str]:
-        flags = self._flags()
+    def joined(self) -> set[str]:
+        """Name the namespaces of the pod that its apps join."""
+        flags = self.flags()
         joined = {"pid", "uts"}
         if flags & libc.CLONE_NEWIPC:
             joined.add("ipc")
@@ -365,7 +391,7 @@ class Pod:
             joined.add("network")
         return joined
 
-    def _limit_pod(self, layout: cgroup.Layout) -> None:
+    def limit_pod(self, layout: cgroup.Layout) -> None:
         """Make the pod's cgroup where that is ours to do, and apply the pod's own isolators."""
         uuid = self.options.uuid
         isolated = [self.manifest.isolators, *(app.isolators for app in self.manifest.apps)]
@@ -378,7 +404,8 @@ class Pod:
         self.limits = resources.limits(self.manifest.isolators, layout.controllers, self.unenforced)
         cgroup.limit(layout, path, resources.as_oci(self.limits))
 
-    def _limit_network(self) -> None:
+    def limit_network(self) -> None:
+        """Apply the isolators of network bandwidth."""
         isolated = [self.manifest.isolators, *(app.isolators for app in self.manifest.apps)]
         if not any(name == resources.NETWORK for some in isolated for name, _ in some):
             return
@@ -397,7 +424,7 @@ class Pod:
         for name in ("runtime", "bundle"):
             os.mkdir(f"{self.dir}/{name}", 0o700)
 
-    def _shared_memory(self) -> None:
+    def shared_memory(self) -> None:
         """Mount the /dev/shm that all apps of the pod share."""
         path = self._shm
         os.makedirs(path, 0o755, exist_ok=True)
@@ -412,7 +439,7 @@ class Pod:
         pid = f"{self._init_pid()}\n".encode()
         atomic.write_file(f"{self.dir}/pid", pid, durable=False)
         try:
-            os.symlink(_FLAVOR, f"{self.dir}/flavor")
+            os.symlink(self.flavor, f"{self.dir}/flavor")
         except FileExistsError:
             pass
         identity.record(self.dir, self._init_pid(), self.runtime.path if self.runtime else "")
@@ -431,7 +458,7 @@ class Pod:
         try:
             plan.uid, plan.gid = users.resolve(root, app)
             plan.groups = app.supplementary_gids
-            plan.binds = volumes.resolve(app, self.manifest, self.dir, root)
+            plan.binds = self.binds(app, root)
             files.prepare_root(root, plan.binds)
             token, host = options.mds_token, "127.0.0.1"
             if token and self.network is not None:
@@ -451,13 +478,11 @@ class Pod:
                 name: self._command(root, command, plan, env["PATH"], app.image_name)
                 for name, command in app.handlers.items()
             }
-            own = self.rootfs, self.hostname
-            plan.binds += files.network_files(options.resolv, options.hosts, root, plan.binds, own)
-            plan.binds = volumes.place(plan.binds, root)
+            self.place(app, plan, root)
         finally:
             root.close()
         plan.health = policy.health(app)
-        self._restrict(app, plan)
+        self.restrict(app, plan)
         plan.read_only_root = app.read_only_root
         plan.terminal = bool(self._terminal_of(app))
         if self.terminal:
@@ -473,16 +498,28 @@ class Pod:
         atomic.write_file(path, environment.as_file(env), durable=False)
         return plan
 
+    def binds(self, app: manifest.App, root: rootfs.Root) -> list[volumes.Bind]:
+        """Give what is mounted for an app because of volumes."""
+        return volumes.resolve(app, self.manifest, self.dir, root)
+
+    def place(self, app: manifest.App, plan: spec.AppPlan, root: rootfs.Root) -> None:
+        """Add the files that say who and where the pod is; make the targets of all mounts."""
+        del app
+        options, own = self.options, (self.rootfs, self.hostname)
+        plan.binds += files.network_files(options.resolv, options.hosts, root, plan.binds, own)
+        plan.binds = volumes.place(plan.binds, root)
+
     def _terminal_of(self, app: manifest.App) -> str:
         """Give the type of the app's terminal: the caller's, or one that clients attach to."""
-        if self.options.interactive or not _chooses_streams(app):
+        if self.options.interactive or not chooses_streams(app):
             return self.terminal
         from rkt.stage1 import iomux
 
         tty = iomux.TTY in iomux.modes(app.name, app.annotations).values()
         return os.environ.get("TERM") or "vt100" if tty else ""
 
-    def _restrict(self, app: manifest.App, plan: spec.AppPlan) -> None:
+    def restrict(self, app: manifest.App, plan: spec.AppPlan) -> None:
+        """Resolve what an app may not do or use."""
         options = self.options
         plan.capabilities = capabilities.select(
             app.isolators, have=self.have, unrestricted=options.disable_capabilities
@@ -527,7 +564,7 @@ class Pod:
         return [path, *command[1:]]
 
 
-def _chooses_streams(app: manifest.App) -> bool:
+def chooses_streams(app: manifest.App) -> bool:
     return any(
         f"{STAGE2_PREFIX}{name}" in app.annotations for name in ("stdin", "stdout", "stderr")
     )
@@ -566,8 +603,8 @@ def _is_volume(bind: volumes.Bind) -> bool:
     return os.path.isdir(bind.source)
 
 
-def _private_mounts() -> None:
-    """Have a mount namespace of our own, whatever stage0 did: nothing here may reach the host."""
+def private_mounts() -> None:
+    """Go into a mount namespace of our own."""
     try:
         libc.unshare(libc.CLONE_NEWNS)
         libc.mount("", "/", flags=libc.MS_REC | libc.MS_SLAVE)

@@ -1,0 +1,181 @@
+"""The program `fly` of stage1-fly: called as an OCI runtime, it changes the root and no more.
+
+    fly --root DIR [--log FILE …] run --detach --bundle DIR --pid-file FILE [--console-socket S] ID
+    fly --root DIR exec [--detach --pid-file FILE] --process FILE ID
+    fly --root DIR delete --force ID
+
+A started process is a child of the supervisor, not of this program, and the kernel kills it when
+the supervisor dies.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+from rkt.errors import KernelError, RktError, UsageError, describe
+from rkt.linux import atomic, libc
+from rkt.stage1 import capabilities, contract, launch, manifest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+_VALUES = ("root", "log", "log-format", "bundle", "pid-file", "console-socket", "process")
+_SWITCHES = ("detach", "force")
+_WORD = 4096
+
+
+def main(argv: list[str]) -> int:
+    """Start a process, become one, or forget one."""
+    return launch.guarded(_main, argv)
+
+
+def _main(argv: list[str]) -> int:
+    words, flags = contract.split_flags(argv[1:], (*_VALUES, *_SWITCHES), _SWITCHES)
+    values = dict(flags)
+    verb, ident = words if len(words) == 2 else ("", "")
+    if "/" in ident or verb not in ("run", "exec", "delete"):
+        raise UsageError("fly: usage: fly --root DIR run|exec|delete [FLAGS] ID")
+    try:
+        if verb == "run":
+            bundle = values["bundle"]
+            config = manifest.read_json(f"{bundle}/config.json", f'configuration of "{ident}"')
+            _start(Start(config, config), values["pid-file"], values.get("console-socket", ""))
+        elif verb == "exec":
+            base = os.path.dirname(values["root"])
+            path = f"{base}/bundle/{ident}/config.json"
+            config = manifest.read_json(path, f'configuration of "{ident}"')
+            process = manifest.read_json(values["process"], "process")
+            start = Start(config, {"process": process})
+            if "detach" not in values:
+                start.become()
+            _start(start, values["pid-file"], "")
+    except RktError as err:
+        if "log" in values:
+            entry = json.dumps({"level": "error", "msg": describe(err)})
+            atomic.write_file(values["log"], entry.encode(), durable=False)
+        raise
+    return 0
+
+
+class Start:
+    """A process to be, from the parts of an OCI configuration that `spec.process` writes."""
+
+    def __init__(self, config: dict[str, object], wanted: dict[str, object]) -> None:
+        where = "configuration"
+        process = manifest.mapping(wanted, "process", where)
+        user = manifest.mapping(process, "user", where)
+        self.root = manifest.string(manifest.mapping(config, "root", where), "path", where)
+        self.group = manifest.string(manifest.mapping(config, "fly", where), "cgroup", where)
+        self.args = manifest.strings(process, "args", where)
+        self.cwd = manifest.string(process, "cwd", where)
+        self.env = {
+            name: value
+            for name, _, value in (
+                item.partition("=") for item in manifest.strings(process, "env", where)
+            )
+        }
+        self.uid = manifest.integer(user, "uid", where)
+        self.gid = manifest.integer(user, "gid", where)
+        self.groups = [
+            gid for gid in manifest.sequence(user, "additionalGids", where) if isinstance(gid, int)
+        ]
+        limits = manifest.mapping(process, "capabilities", where)
+        keep = set(manifest.strings(limits, "bounding", where))
+        self.bounding = {n for n, name in enumerate(capabilities.NAMES) if name in keep}
+        self.no_new_privileges = bool(manifest.flag(process, "noNewPrivileges", where))
+        self.terminal = bool(manifest.flag(process, "terminal", where))
+        if not self.args or not self.root:
+            raise UsageError("fly: nothing to execute")
+
+    def become(self, supervisor: int = 0) -> NoReturn:
+        """Replace this process; with `supervisor` as one that dies with it.  Raises RktError."""
+        step, path = "join the control group", self.group
+        try:
+            if self.group:
+                with open(f"{self.group}/cgroup.procs", "w", encoding="ascii") as file:
+                    file.write(f"{os.getpid()}\n")
+            step, path = "change the root", self.root
+            os.chroot(self.root)
+            step, path = "change the directory", self.cwd
+            os.chdir(self.cwd or "/")
+            step, path = f"become user {self.uid} and group {self.gid}", ""
+            os.setgroups(self.groups)
+            os.setresgid(self.gid, self.gid, self.gid)
+            # What the kernel knows and we do not is kept too: nothing is to be taken away.
+            known = set(range(len(capabilities.NAMES)))
+            libc.limit_bounding_capabilities(self.bounding | (set(range(64)) - known))
+            os.setresuid(self.uid, self.uid, self.uid)
+            if self.no_new_privileges:
+                libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
+            if supervisor:
+                # After the change of user, which clears it.
+                libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
+                if os.getppid() != supervisor:
+                    os._exit(128 + signal.SIGKILL)
+            os.umask(0o022)
+            for number in (signal.SIGPIPE, signal.SIGXFSZ):
+                signal.signal(number, signal.SIG_DFL)
+            step, path = "execute", self.args[0]
+            os.execvpe(self.args[0], self.args, self.env)
+        except OSError as err:
+            raise KernelError(f"cannot {step}", err, path) from err
+
+
+def _start(start: Start, pid_file: str, console: str) -> None:
+    """Start the process beside this one; returns when it executes its program, or raises."""
+    supervisor = os.getppid()
+    master = slave = -1
+    if start.terminal:
+        master, slave = os.openpty()
+    read, write = os.pipe()
+    try:
+        pid = libc.fork_sibling()
+    except OSError as err:
+        raise KernelError("cannot start a process", err) from err
+    if pid == 0:
+        _child(start, write, slave, supervisor)
+    os.close(write)
+    text = b""
+    while piece := os.read(read, _WORD):
+        text += piece
+    if text:
+        raise RktError(text.decode("utf-8", "replace"))
+    if console:
+        _send(console, master)
+    atomic.write_file(pid_file, b"%d" % pid, durable=False)
+
+
+def _child(start: Start, report: int, slave: int, supervisor: int) -> NoReturn:
+    try:
+        os.setsid()
+        if slave >= 0:
+            import fcntl
+            import termios
+
+            fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+            for fd in (0, 1, 2):
+                os.dup2(slave, fd)
+            os.fchown(slave, start.uid, start.gid)
+        start.become(supervisor)
+    except (RktError, OSError) as err:
+        os.write(report, describe(err).encode())
+    finally:
+        os._exit(255)
+
+
+def _send(path: str, fd: int) -> None:
+    """Hand the terminal's master side to the supervisor."""
+    import _socket
+
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    try:
+        sock.connect(path)
+        data = fd.to_bytes(4, "little")
+        sock.sendmsg([b"terminal"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, data)])
+    except OSError as err:
+        raise KernelError("cannot hand over the terminal", err, path) from err
+    finally:
+        sock.close()
