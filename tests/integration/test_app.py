@@ -214,6 +214,35 @@ def test_volumes_of_an_added_app(rkt: RktContext) -> None:
     pod.end()
 
 
+def docker_image(rkt: RktContext) -> Aci:
+    section = {"mountPoints": [{"name": "db", "path": "/db"}]}
+    builder = AciBuilder("example.com/db", exec=("/bin/sh", "-c", SLEEP), app=section).busybox()
+    builder.directory("db").file("db/seed", b"grain")
+    builder.manifest["annotations"] = [{"name": "appc.io/docker/repository", "value": "db"}]
+    aci = builder.build(rkt.files)
+    rkt.rkt(OPEN, "fetch", aci.path)
+    return aci
+
+
+def test_an_implicit_volume_of_an_added_docker_image_has_its_content(rkt: RktContext) -> None:
+    aci = docker_image(rkt)
+    pod = Sandbox(rkt)
+    rkt.rkt(OPEN, "app", "add", pod.uuid, aci.id, "--name=db")
+    pod.app("start", "db")
+    assert _inside(pod, "db", "cat /db/seed") == "grain"
+    pod.end()
+
+
+def test_the_health_of_an_added_app(rkt: RktContext) -> None:
+    pod = Sandbox(rkt)
+    check = ("--health-cmd=echo sick; exit 2", "--health-interval=50ms", "--health-retries=2")
+    pod.sh("s", "exec sleep 1000", *check)
+    pod.wait_state("s", "exited")
+    found = rkt.rkt("status", pod.uuid).stdout
+    assert "s-reason=failed its health check 2 times (status 2): sick\n" in found
+    pod.end()
+
+
 def test_what_is_refused(rkt: RktContext) -> None:
     pod = Sandbox(rkt)
     pod.add()

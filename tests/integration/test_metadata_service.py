@@ -223,6 +223,9 @@ def test_registration(service: Service) -> None:
     )  # fmt: skip
     assert put("DELETE", f"/pods/{UUID}")[::2] == (404, b"pod not found\n")
     service.both()
+    assert put("PUT", f"/pods/{UUID}", POD).status == 200  # a change: the token stays
+    assert service.ask("/pod/uuid").status == 200
+    assert put("PUT", f"/pods/{UUID}", b"{").status == 400
     assert put("PUT", f"/pods/{UUID}/", IMAGE)[::2] == (400, b"app missing\n")
     assert put("PUT", f"/pods/{UUID}/other", IMAGE).status == 400
     assert put("DELETE", f"/pods/{UUID}").status == 200
@@ -343,6 +346,36 @@ def test_pods_find_the_service(rkt: RktContext, service: Service, net: str) -> N
     assert os.path.exists(f"{rkt.pod_dir(uuid)}/mds-registered")
     rkt.rkt("rm", uuid)
     assert f"DELETE /pods/{uuid} - 200\n" in service.stop()
+
+
+@pytest.mark.usefixtures("service")
+def test_apps_that_come_and_go(rkt: RktContext) -> None:
+    image = AciBuilder("example.com/late", exec=("/bin/sleep", "1000")).busybox().build(rkt.files)
+    rkt.rkt(OPEN, "fetch", image.path)
+    path = f"{rkt.files}/uuid"
+    process = rkt.spawn("app", "sandbox", f"--uuid-file-save={path}")
+    rkt.wait_for(lambda: os.path.exists(path) and os.path.getsize(path) == 36)
+    with open(path) as file:
+        uuid = file.read()
+    rkt.rkt("status", "--wait-ready", uuid)
+
+    def ask(app: str) -> str:
+        script = f"wget -qO- $AC_METADATA_URL/acMetadata/v1/apps/{app}/image/id"
+        return rkt.rkt("app", "exec", "--app=one", uuid, "/bin/sh", "-c", script,
+                       status=None).stdout  # fmt: skip
+
+    for name in ("one", "two"):
+        result = rkt.rkt(OPEN, "app", "add", uuid, image.id, f"--name={name}")
+        assert "metadata" not in result.stderr
+    rkt.rkt("app", "start", uuid, "--app=one")
+    assert ask("one").strip() == image.key
+    assert ask("two").strip() == image.key
+    rkt.rkt("app", "rm", uuid, "--app=two")
+    assert ask("two") == ""
+    assert ask("one").strip() == image.key
+    process.terminate()
+    process.wait(30)
+    rkt.rkt("rm", uuid)
 
 
 def test_old_names_of_the_endpoints(service: Service) -> None:

@@ -93,7 +93,8 @@ def test_what_fails_before_the_apps_run_is_said_where_it_was_asked_for(rkt: RktC
     failing = AciBuilder("example.com/app", app=handler).busybox().build(rkt.files).path
     result = rkt.rkt(OPEN, "run", "--detach", "--pod-name=a", failing, status=254)
     assert result.stdout == ""
-    assert 'rkt: app "app" pre-start handler exited with status 3\n' in result.stderr
+    assert result.stderr.splitlines()[-1] == 'rkt: app "app" pre-start handler exited with status 3'
+    assert result.stderr.count("pre-start") == 1
     result = rkt.rkt(
         OPEN, "run", "--detach", "--pod-name=b", failing, "--exec=/bin/none", status=254
     )
@@ -306,6 +307,31 @@ def test_why(
     assert run(rkt, image, script, *flags, status=code).stderr == f'rkt: app "app" {text}'
     found = status(rkt, "p")
     assert (found["app"], found["app-reason"]) == (str(code), text)
+
+
+@pytest.mark.parametrize(("script", "together", "wanted"), [
+    ("printf x >&2; exit 3", False, 'x\nrkt: app "app" exited with status 3\n'),
+    ("echo x >&2; exit 3", False, 'x\nrkt: app "app" exited with status 3\n'),
+    ("printf x; exit 3", True, 'x\nrkt: app "app" exited with status 3\n'),
+    ("printf x; exit 3", False, 'rkt: app "app" exited with status 3\n'),
+])  # fmt: skip
+def test_the_last_word_has_a_line_of_its_own(
+    rkt: RktContext, image: str, script: str, together: bool, wanted: str
+) -> None:
+    argv = rkt.argv("run", image, *SHELL, script)
+    rkt.rkt(OPEN, "fetch", image)
+    argv.insert(-len(argv) + argv.index("run"), OPEN)
+    done = subprocess.run(
+        argv, env=rkt.env, check=False, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT if together else subprocess.PIPE, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 3
+    said = done.stdout if together else done.stderr
+    assert said.endswith(wanted)
+    assert said.removesuffix(wanted) in (
+        "",
+        "rkt: warning: signature verification has been disabled\n",
+    )
 
 
 def test_a_missing_library(rkt: RktContext) -> None:

@@ -265,7 +265,7 @@ def networks(args: Parsed) -> str:
     return net
 
 
-def _register(args: Parsed, net: str) -> bool | None:
+def register(args: Parsed, net: str) -> bool | None:
     """Say whether the pod is to be registered: yes, no, or None: if the service is there."""
     for name in ("mds-register", "register-mds"):
         if args.given(name) and not args.flag(name):
@@ -293,7 +293,7 @@ def run_request(context: Context, args: Parsed) -> RunRequest:
     return RunRequest(
         net=net,
         dns=name_service(args),
-        register=_register(args, net),
+        register=register(args, net),
         interactive=args.flag("interactive"),
         hostname=hostname(args),
         ipc=ipc,

@@ -218,14 +218,16 @@ class Registration:
         return app
 
     async def put_pod(self, request: web.Request) -> web.Response:
-        """Register a pod."""
+        """Register a pod, or without a token take the new manifest of one that is registered."""
         pid = _peer(request)
         uuid = _uuid(request)
         token = request.query.get("token", "")
-        if not is_token(token):
-            raise Failure(400, "token missing")
         body = await request.read()
         try:
+            if not token and self._registry.update(uuid, body):
+                return web.Response()
+            if not is_token(token):
+                raise Failure(400, "token missing")
             pod = self._registry.register(uuid, token, body, (pid, start_time(pid)))
         except (SchemaError, UnicodeDecodeError) as err:
             raise Failure(400, f"JSON-decoding failed: {err}") from err

@@ -150,6 +150,24 @@ class Registry:
         self._insert(pod)
         return pod
 
+    def update(self, uuid: str, manifest: bytes) -> bool:
+        """Take the new manifest of a pod whose apps change; False if the pod is unknown.
+
+        Apps that it no longer has are forgotten.  Raises SchemaError.
+        """
+        old = self._by_uuid.get(uuid)
+        if old is None:
+            return False
+        saved = old.saved
+        bare = Pod(uuid, Saved(saved.token, saved.pid, saved.started, manifest.decode(), {}))
+        for name, text in saved.apps.items():
+            if bare.manifest.app(name) is not None:
+                bare.add_app(name, text)
+                bare.saved.apps[name] = text
+        self._save(bare)
+        self._insert(bare)
+        return True
+
     def register_app(self, uuid: str, name: str, manifest: bytes) -> bool:
         """Add an app's image manifest; False if the pod is unknown.  Raises SchemaError."""
         pod = self._by_uuid.get(uuid)

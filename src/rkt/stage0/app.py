@@ -25,6 +25,7 @@ from rkt.errors import (
 )
 from rkt.linux import atomic, lock, proc, tree
 from rkt.pod import mutable, report, view
+from rkt.stage0 import registration
 from rkt.stage0.entrypoint import Stage1
 
 TYPE_CHECKING = False
@@ -101,6 +102,7 @@ def add(
             except BaseException:
                 _take_back(pod, app.name, manifest)
                 raise
+            registration.update(pod, app.name)
     return app.name
 
 
@@ -153,6 +155,8 @@ def remove(pod: Pod, name: str, *, debug: bool = False) -> None:
         left = tuple(app for app in manifest.apps if app.name != name)
         _save(pod, msgspec.structs.replace(manifest, apps=left))
         _discard(pod, name)
+        if running:
+            registration.update(pod)
 
 
 def _lock_ended(pod: Pod) -> None:

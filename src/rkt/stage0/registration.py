@@ -62,6 +62,22 @@ def unregister(pod: Pod) -> None:
         log.debug(f"cannot unregister the pod from the metadata service: {err.message}")
 
 
+def update(pod: Pod, added: str = "") -> None:
+    """Tell the service of a registered pod that an app was added to it, or that one is gone.
+
+    The pod runs, whatever comes of that: a failure is a warning.
+    """
+    if not pod.exists(MARKER) or not _is_there(listening=True):
+        return
+    try:
+        _expect("PUT", f"/pods/{pod.uuid}", "", pod.read("pod") or b"")
+        if added:
+            data = pod.read(f"appsinfo/{added}/manifest") or b""
+            _expect("PUT", f"/pods/{pod.uuid}/{added}", "", data)
+    except RktError as err:
+        log.warning(f"the metadata service does not know of the change: {err.message}")
+
+
 def _register(pod: Pod, token: str, attempts: int) -> None:
     manifest = pod.read("pod") or b""
     for attempt in range(1, attempts + 1):

@@ -40,7 +40,18 @@ class Console:
             log.info(text)
         else:
             end = "\r\n" if self._terminal else "\n"
-            self._sinks[1].write(f"rkt: {text}{end}".encode("utf-8", "replace"))
+            begin = end if self._in_a_line() else ""
+            self._sinks[1].write(f"{begin}rkt: {text}{end}".encode("utf-8", "replace"))
+
+    def _in_a_line(self) -> bool:
+        """Say whether an app wrote the beginning of a line there, and not yet its end."""
+        out, err = self._sinks
+        if err.in_a_line:
+            return True
+        try:
+            return out.in_a_line and os.path.samestat(os.fstat(1), os.fstat(2))
+        except OSError:  # one is closed
+            return False
 
     def carry(
         self, app: AppRun, fd: int, stream: int, lines: pump.Lines | None = None,

@@ -19,6 +19,7 @@ from rkt.stage1 import (
     flymounts,
     launch,
     manifest,
+    planning,
     run,
     runtime,
     spec,
@@ -74,7 +75,7 @@ class FlyPod(run.Pod):
         if self.users is not None:
             raise RktError("fly has no user namespaces: --private-users cannot be had")
         self._say_what_is_ignored()
-        if self.ready < 0 and not run.chooses_streams(self.manifest.apps[0]):
+        if self.ready < 0 and not planning.chooses_streams(self.manifest.apps[0]):
             # As the first fly, which was replaced by its app: what is the caller's is the app's.
             self.options.interactive = not os.isatty(0) or (os.isatty(1) and os.isatty(2))
         super().set_up()
@@ -164,7 +165,9 @@ class FlyPod(run.Pod):
             name == _NO_NEW_PRIVILEGES and value is True for name, value in app.isolators
         )
 
-    def binds(self, app: manifest.App, root: Root) -> list[volumes.Bind]:
+    def binds(
+        self, app: manifest.App, root: Root, fills: list[volumes.Fill] | None
+    ) -> list[volumes.Bind]:
         """Give what is mounted because of volumes: only what the user said, nothing implicit."""
         given = {volumes.clean(mount.path) for mount in app.mounts}
         if len(given) < len(app.mounts):
@@ -175,7 +178,7 @@ class FlyPod(run.Pod):
         for volume in (*self.manifest.volumes.values(), *(mount.volume for mount in app.mounts)):
             if volume is not None and volume.recursive is None:
                 volume.recursive = False
-        return super().binds(app, root)
+        return super().binds(app, root, fills)
 
     def place(self, app: manifest.App, plan: spec.AppPlan, root: Root) -> None:
         """Mount everything: there is no OCI runtime that would."""

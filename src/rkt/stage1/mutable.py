@@ -9,9 +9,17 @@ from __future__ import annotations
 import os
 
 from rkt import log
-from rkt.errors import KernelError, NotFound, PodStateError, RktError, SchemaError
-from rkt.linux import libc
+from rkt.errors import (
+    KernelError,
+    NotFound,
+    PodStateError,
+    RktError,
+    SchemaError,
+    describe,
+)
+from rkt.linux import libc, proc
 from rkt.stage1 import cgroup, control, files, iomux, manifest
+from rkt.stage1.children import kill
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +32,7 @@ if TYPE_CHECKING:
     from rkt.stage1.manifest import Pod as PodManifest
     from rkt.stage1.spec import AppPlan
     from rkt.stage1.supervisor import Supervisor
+    from rkt.stage1.volumes import Fill
 
     class Pod(Protocol):
         """What is asked of the pod."""
@@ -33,7 +42,7 @@ if TYPE_CHECKING:
         manifest: PodManifest
         layout: cgroup.Layout | None
 
-        def plan_late(self, app: App) -> AppPlan: ...
+        def plan_late(self, app: App, fills: list[Fill]) -> AppPlan: ...
         def app_run(self, plan: AppPlan, io: iomux.Streams | None) -> AppRun: ...
         def streams(self, app: App) -> iomux.Streams | None: ...
 
@@ -78,12 +87,13 @@ class Entry:
 class Operations:
     """The apps of a pod, open to requests."""
 
-    __slots__ = ("_entries", "_host", "_operations", "_pod", "_server")
+    __slots__ = ("_copying", "_entries", "_host", "_operations", "_pod", "_server")
 
     def __init__(self, pod: Pod, host: Supervisor) -> None:
         self._pod = pod
         self._host = host
         self._entries: dict[str, Entry] = {}
+        self._copying: set[int] = set()  # PIDs
         self._operations: dict[str, Callable[[str, Message, Reply], None]] = {
             "add": self._add,
             "start": self._start,
@@ -132,14 +142,69 @@ class Operations:
         if app is None:
             raise NotFound(f'no app "{name}" in the pod')
         pod.manifest = fresh
+        fills: list[Fill] = []
         try:
             self._mount(name)
-            plan = pod.plan_late(app)
-            entry = Entry(plan, pod.streams(app))
-            self._entries[name] = entry
-            self._mark(f"{name}-created")
+            plan = pod.plan_late(app, fills)
         except (RktError, OSError):
+            for fill in fills:
+                os.close(fill.fd)
             self._forget(name)
+            raise
+        self._fill(app, plan, fills, reply)
+
+    def _fill(self, app: App, plan: AppPlan, fills: list[Fill], reply: Reply) -> None:
+        """Copy what new volumes begin with, one after the other; the pod goes on meanwhile."""
+        if not fills:
+            self._added(app, plan, reply)
+            return
+        fill = fills.pop(0)
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        os.set_inheritable(fill.fd, True)
+        pid = 0
+
+        def copied(code: int) -> None:
+            self._copying.discard(pid)
+            if code == 0:
+                self._answered(reply, lambda: self._fill(app, plan, fills, reply))
+                return
+            for left in fills:
+                os.close(left.fd)
+            self._forget(app.name)
+            reply(
+                {
+                    "error": f'app "{app.name}": cannot fill the volume "{fill.argv[-1]}": '
+                    + (f"cp exited with status {code}" if code > 0 else "cp was killed")
+                }
+            )
+
+        try:
+            program = proc.find_program(fill.argv[0]) or fill.argv[0]
+            stdio = (null, null, null)
+            pid = self._host.children.spawn([program, *fill.argv[1:]], stdio, copied)
+            self._copying.add(pid)
+        except OSError:
+            for left in fills:
+                os.close(left.fd)
+            self._forget(app.name)
+            raise
+        finally:
+            os.close(null)
+            os.close(fill.fd)
+
+    def _answered(self, reply: Reply, action: Callable[[], None]) -> None:
+        """Do the rest of what was asked for; what goes wrong is the answer."""
+        try:
+            action()
+        except (RktError, OSError) as err:
+            reply({"error": describe(err)})
+
+    def _added(self, app: App, plan: AppPlan, reply: Reply) -> None:
+        try:
+            self._entries[app.name] = Entry(plan, self._pod.streams(app))
+            self._mark(f"{app.name}-created")
+        except (RktError, OSError):
+            self._forget(app.name)
             raise
         reply({})
 
@@ -217,6 +282,9 @@ class Operations:
     # What comes of it
 
     def _step(self) -> None:
+        if self._copying and (self._host.stopping or not self._host.init_alive):
+            for pid in self._copying:
+                kill(pid)
         for name, entry in list(self._entries.items()):
             run = entry.run
             if run is None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 LINE_CAP = 64 << 10
 _CHUNK = 64 << 10
+_NEWLINE = 10
 _FULL = 256 << 10
 _SAFE_WRITE = 4096  # a pipe that polls writable takes this much without blocking
 
@@ -108,12 +109,14 @@ class Loop:
 class Sink:
     """A descriptor of the caller: never blocks the loop, bounded, and may break at any time."""
 
-    __slots__ = ("_own", "_paused", "_watched", "dead", "fd", "loop", "pending")
+    __slots__ = ("_own", "_paused", "_watched", "dead", "fd", "in_a_line", "loop", "pending")
 
     def __init__(self, loop: Loop, fd: int) -> None:
         self.loop = loop
         self.pending = bytearray()
         self.dead = False
+        self.in_a_line = False
+        """Whether what was written last had no newline at its end."""
         self._paused: list[Source] = []
         self._watched = False
         self.fd, self._own = _private(fd)
@@ -131,6 +134,7 @@ class Sink:
         if self.dead or not data:
             return
         self.pending += data
+        self.in_a_line = data[-1] != _NEWLINE
         self.flush()
 
     def flush(self) -> None:

@@ -8,12 +8,8 @@ import stat
 from rkt import log
 from rkt.const import (
     LOCK_FD_ENV,
-    METADATA_PORT,
     READY_FD_ENV,
     RELEASED,
-    SELINUX_CONTEXT_ENV,
-    SELINUX_MOUNT_CONTEXT_ENV,
-    STAGE2_PREFIX,
     SYSTEMD_NOTIFY,
 )
 from rkt.errors import EXIT_FAILURE, KernelError, RktError, describe
@@ -23,23 +19,20 @@ from rkt.stage1 import (
     capabilities,
     cgroup,
     contract,
-    environment,
     files,
     health,
     identity,
     launch,
     manifest,
+    planning,
     policy,
     reason,
     resources,
-    rootfs,
     runtime,
     sandbox,
-    seccomp,
     signals,
     spec,
     supervisor,
-    users,
     volumes,
 )
 
@@ -49,7 +42,9 @@ if TYPE_CHECKING:
     from rkt.network.setup import PodNetwork
     from rkt.stage1.iomux import Streams
     from rkt.stage1.mutable import Operations
+    from rkt.stage1.rootfs import Root
     from rkt.stage1.systemd import Host
+    from rkt.stage1.volumes import Bind, Fill
 
 _SHM = "dev/shm"
 
@@ -210,7 +205,7 @@ class Pod:
         stdin = self.stdin() if self.options.interactive and not self.terminal else -1
         if self.network is not None and self.options.mds_token:
             self.network.finish()  # the apps' environment says where the service is
-        plans = [self.plan_of(app) for app in self.manifest.apps]
+        plans = [planning.of_app(self, app) for app in self.manifest.apps]
         if self.network is not None:
             self._join_network(self.network, plans)
         if self.init is not None:
@@ -244,7 +239,9 @@ class Pod:
 
     def streams(self, app: manifest.App) -> Streams | None:
         """Make the endpoints of an app that one can attach to; None for any other."""
-        if self.options.interactive or not chooses_streams(app) or self.supervisor is None:
+        if self.supervisor is None or self.options.interactive:
+            return None
+        if not planning.chooses_streams(app):
             return None
         from rkt.stage1 import iomux
 
@@ -276,9 +273,9 @@ class Pod:
             if self.options.mds_token:
                 network.serve_metadata(self.supervisor.loop, self.options.mds_token)
 
-    def plan_late(self, app: manifest.App) -> spec.AppPlan:
+    def plan_late(self, app: manifest.App, fills: list[Fill]) -> spec.AppPlan:
         """Resolve all about an app that is added to the running pod."""
-        plan = self.plan_of(app)
+        plan = planning.of_app(self, app, fills)
         if self.network is not None and self.options.resolv == "default":
             from rkt.stage1 import podnet
 
@@ -444,130 +441,18 @@ class Pod:
             pass
         identity.record(self.dir, self._init_pid(), self.runtime.path if self.runtime else "")
 
-    def plan_of(self, app: manifest.App) -> spec.AppPlan:
-        """Resolve all about an app; raises RktError that names it."""
-        try:
-            return self._plan(app)
-        except RktError as err:
-            raise RktError(f'app "{app.name}": {err.message}', hint=err.hint) from err.__cause__
-
-    def _plan(self, app: manifest.App) -> spec.AppPlan:
-        options = self.options
-        plan = spec.AppPlan(app.name, f"{self.rootfs}/opt/stage2/{app.name}/rootfs")
-        root = rootfs.Root(plan.root, users=self.users)
-        try:
-            plan.uid, plan.gid = users.resolve(root, app)
-            plan.groups = app.supplementary_gids
-            plan.binds = self.binds(app, root)
-            files.prepare_root(root, plan.binds)
-            token, host = options.mds_token, "127.0.0.1"
-            if token and self.network is not None:
-                from rkt.stage1 import podnet
-
-                host = podnet.metadata_host(self.network)
-            env = environment.build(
-                app.name, app.environment, terminal=self._terminal_of(app),
-                metadata_url=f"http://{host}:{METADATA_PORT}/{token}" if token else "",
-            )  # fmt: skip
-            if self.systemd:
-                self.systemd.let_announce(app, plan, env)
-            plan.env = environment.as_list(env)
-            plan.cwd = app.cwd
-            plan.args = self._command(root, app.exec, plan, env["PATH"], app.image_name)
-            plan.handlers = {
-                name: self._command(root, command, plan, env["PATH"], app.image_name)
-                for name, command in app.handlers.items()
-            }
-            self.place(app, plan, root)
-        finally:
-            root.close()
-        plan.health = policy.health(app)
-        self.restrict(app, plan)
-        plan.read_only_root = app.read_only_root
-        plan.terminal = bool(self._terminal_of(app))
-        if self.terminal:
-            from rkt.stage1 import terminal
-
-            plan.console_size = terminal.Terminal(0).size()
-        plan.cgroup = f"{self.layout.pod_path(options.uuid)}/{app.name}" if self.layout else ""
-        if self.users is not None:
-            from rkt.stage1 import private
-
-            private.adopt(self.users, plan)
-        path = f"{self.rootfs}/rkt/env/{app.name}"
-        atomic.write_file(path, environment.as_file(env), durable=False)
-        return plan
-
-    def binds(self, app: manifest.App, root: rootfs.Root) -> list[volumes.Bind]:
+    def binds(self, app: manifest.App, root: Root, fills: list[Fill] | None) -> list[Bind]:
         """Give what is mounted for an app because of volumes."""
-        return volumes.resolve(app, self.manifest, self.dir, root)
+        return volumes.resolve(app, self.manifest, self.dir, root, fills)
 
-    def place(self, app: manifest.App, plan: spec.AppPlan, root: rootfs.Root) -> None:
-        """Add the files that say who and where the pod is; make the targets of all mounts."""
+    def place(self, app: manifest.App, plan: spec.AppPlan, root: Root) -> None:
+        """Put an app's mounts where they belong."""
         del app
-        options, own = self.options, (self.rootfs, self.hostname)
-        plan.binds += files.network_files(options.resolv, options.hosts, root, plan.binds, own)
-        plan.binds = volumes.place(plan.binds, root)
-
-    def _terminal_of(self, app: manifest.App) -> str:
-        """Give the type of the app's terminal: the caller's, or one that clients attach to."""
-        if self.options.interactive or not chooses_streams(app):
-            return self.terminal
-        from rkt.stage1 import iomux
-
-        tty = iomux.TTY in iomux.modes(app.name, app.annotations).values()
-        return os.environ.get("TERM") or "vt100" if tty else ""
+        planning.place(self, plan, root)
 
     def restrict(self, app: manifest.App, plan: spec.AppPlan) -> None:
         """Resolve what an app may not do or use."""
-        options = self.options
-        plan.capabilities = capabilities.select(
-            app.isolators, have=self.have, unrestricted=options.disable_capabilities
-        )
-        if not options.disable_seccomp:
-            plan.seccomp = seccomp.build(
-                app.isolators, capabilities=plan.capabilities, machine=os.uname().machine
-            )
-        asked = any(n == "os/linux/no-new-privileges" and v is True for n, v in app.isolators)
-        plan.no_new_privileges = asked or (plan.seccomp is not None and plan.uid != 0)
-        plan.unprotected_paths = options.disable_paths
-        plan.selinux_label = resources.selinux_label(
-            app.name, [*app.isolators, *self.manifest.isolators], self.unenforced,
-            enabled=os.path.exists("/sys/fs/selinux/enforce"),
-        ) or os.environ.get(SELINUX_CONTEXT_ENV, "")  # fmt: skip
-        plan.selinux_mount_label = os.environ.get(SELINUX_MOUNT_CONTEXT_ENV, "")
-        known = self.layout.controllers if self.layout else set()
-        own = resources.limits(app.isolators, known, self.unenforced)
-        plan.resources = resources.as_oci(own.within(self.limits))
-        plan.oom_score_adj = resources.oom_score_adj(
-            app.name, app.isolators, self.have, self.unenforced
-        )
-        plan.open_files = resources.open_files()
-        plan.sysctl = self.sysctl
-
-    def _command(
-        self, root: rootfs.Root, command: list[str], plan: spec.AppPlan, search: str, image: str
-    ) -> list[str]:
-        if not command or not command[0]:
-            raise RktError(f'image "{image}" has an empty "exec" (try --exec=BINARY)')
-        if any(_is_volume(bind) for bind in plan.binds):
-            return command  # it may lie in a volume: the runtime looks it up
-        if not plan.cwd.startswith("/"):
-            raise RktError(f'working directory "{plan.cwd}" must be an absolute path')
-        info = root.stat(plan.cwd)
-        if info is None or not stat.S_ISDIR(info.st_mode):
-            raise RktError(f'working directory "{plan.cwd}": no such directory')
-        path = rootfs.find_executable(root, command[0], search, plan.cwd)
-        interpreter = rootfs.missing_interpreter(root, path)
-        if interpreter:
-            raise RktError(f'"{path}": its interpreter "{interpreter}" is not in the image')
-        return [path, *command[1:]]
-
-
-def chooses_streams(app: manifest.App) -> bool:
-    return any(
-        f"{STAGE2_PREFIX}{name}" in app.annotations for name in ("stdin", "stdout", "stderr")
-    )
+        planning.restrict(self, app, plan)
 
 
 def _stdin() -> int:
@@ -599,12 +484,8 @@ def private_users(text: str) -> Range | None:
     return Range.parse(text)
 
 
-def _is_volume(bind: volumes.Bind) -> bool:
-    return os.path.isdir(bind.source)
-
-
 def private_mounts() -> None:
-    """Go into a mount namespace of our own."""
+    """Have a mount namespace of our own, whatever stage0 did: nothing here may reach the host."""
     try:
         libc.unshare(libc.CLONE_NEWNS)
         libc.mount("", "/", flags=libc.MS_REC | libc.MS_SLAVE)

@@ -6,22 +6,9 @@ import os
 import signal
 import time
 
-from rkt.const import LOG_DIR
 from rkt.errors import RktError
 from rkt.linux import atomic
-from rkt.stage1 import (
-    applog,
-    cgroup,
-    files,
-    filters,
-    identity,
-    policy,
-    pump,
-    reason,
-    runtime,
-    signals,
-    spec,
-)
+from rkt.stage1 import cgroup, filters, identity, policy, pump, reason, runtime, signals, starting
 from rkt.stage1.children import Children, kill
 from rkt.stage1.console import Console
 
@@ -41,9 +28,9 @@ class Supervisor:
 
     __slots__ = (
         "_console", "_culprit", "_ending", "_failure", "_first_failing", "_forwarding",
-        "_init_pid", "_layout", "_pod_dir", "_policy", "_stdin", "_stopping", "_wake", "_why",
-        "apps", "children", "init_alive", "keep", "loop", "on_ready", "on_step",
-        "on_stop", "rkt_dir", "runtime",
+        "_init_pid", "_layout", "_policy", "_starter", "_stopping", "_wake", "_why",
+        "apps", "children", "init_alive", "keep", "loop", "on_ready", "on_step", "on_stop",
+        "rkt_dir", "runtime",
     )  # fmt: skip
 
     def __init__(
@@ -62,7 +49,6 @@ class Supervisor:
         """Called once, when the pod begins to end."""
         self.keep = False
         """Whether the pod goes on without apps, and whatever becomes of them."""
-        self._pod_dir = pod_dir
         self._policy = rules
         self._layout = layout
         self._init_pid = init_pid
@@ -78,7 +64,9 @@ class Supervisor:
         self._first_failing = 0
         self._culprit: AppRun | None = None
         self._failure: RktError | None = None
-        self._stdin = -1
+        self._starter = starting.Starter(
+            pod_dir, chosen, self.children, self._console, log_size=rules.log_size
+        )
         self._wake = -1
 
     def _init_ended(self, _code: int) -> None:
@@ -229,77 +217,15 @@ class Supervisor:
     def start(self, app: AppRun, stdin: int, *, prefixed: bool) -> None:
         """Begin an app: its pre-start handler, else its main process."""
         self.apps.append(app)
-        self._stdin = stdin
+        self._starter.stdin = stdin
         app.prefixed = prefixed
         app.restarts = policy.Restarts(self._policy)
-        self._prepare(app)
+        self._starter.prepare(app)
         self._next(app)
 
-    def _prepare(self, app: AppRun) -> None:
-        """Open what the end of the app needs, while there is room on the disk."""
-        status = f"{self.rkt_dir}/status/{app.name}"
-        app.slots = [reason.Slot(f"{status}.reason"), reason.Slot(status)]
-        if self._policy.log_size:
-            directory = f"{self._pod_dir}/{LOG_DIR}/{app.name}"
-            app.log = applog.AppLog(directory, app.name, self._policy.log_size, self.say)
-
     def _next(self, app: AppRun) -> None:
-        step = app.step = app.steps.pop(0)
-        app.ident = app.name if step == "main" else f"{app.name}.{step}"
-        app.idents.append(app.ident)
-        app.bundle = f"{self._pod_dir}/bundle/{app.ident}"
-        app.sources = [source for source in app.sources if not source.closed]
-        config = app.config
-        if step != "main":
-            config = spec.handler(app.config, app.plan, app.plan.handlers[step])
-        files.remove_tree(app.bundle)
-        app.uncompiled = filters.insert(config, self.runtime)
-        runtime.write_bundle(app.bundle, config)
-        null = os.open(app.plan.null, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            if step == "main" and app.plan.terminal:
-                self._spawn_with_terminal(app, null)
-            else:
-                self._spawn_with_pipes(app, null)
-        finally:
-            os.close(null)
-
-    def _start_container(self, app: AppRun, stdio: tuple[int, int, int], console: str = "") -> None:
-        argv = self.runtime.run_argv(app.ident, app.bundle, console)
-        app.starter = self.children.spawn(argv, stdio, lambda code: self._started(app, code))
-
-    def _spawn_with_pipes(self, app: AppRun, null: int) -> None:
-        io = app.io if app.step == "main" else None
-        out_r, out_w = os.pipe()
-        err_r, err_w = os.pipe()
-        app.plan.give(out_w, err_w)
-        own = io.stdin() if io else -1
-        stdin = own if own >= 0 else self._stdin if self._stdin >= 0 else null
-        stdout, stderr = (null if io and io.drops(1) else out_w,
-                          null if io and io.drops(2) else err_w)  # fmt: skip
-        try:
-            self._start_container(app, (stdin, stdout, stderr))
-        except OSError:
-            os.close(out_r)
-            os.close(err_r)
-            raise
-        finally:
-            os.close(out_w)
-            os.close(err_w)
-            if own >= 0:
-                os.close(own)
-        for fd, stream in ((out_r, 1), (err_r, 2)):
-            lines = pump.Lines(b"") if app.prefixed else None
-            self._console.carry(app, fd, stream, lines, io.output(stream) if io else None)
-
-    def _spawn_with_terminal(self, app: AppRun, null: int) -> None:
-        socket = self._console.wait_for_terminal(app)
-        err_r, err_w = os.pipe()
-        try:
-            self._start_container(app, (null, null, err_w), socket)
-        finally:
-            os.close(err_w)
-        self._console.carry(app, err_r, 2)
+        app.step = app.steps.pop(0)
+        self._starter.begin(app, lambda code: self._started(app, code))
 
     def _started(self, app: AppRun, code: int) -> None:
         """Handle the end of the runtime's command: the container runs, or could not start."""
@@ -372,14 +298,7 @@ class Supervisor:
         if app.step == "main":
             self._finish(app, self._explain(app, code))
         elif code != 0 and not self._ending:
-            end = reason.of_handler(app.step, code)
-            self.say(f'app "{app.name}": {end.text}')
-            if app.step == "pre-start":
-                app.steps = [left for left in app.steps if left == "post-stop"]
-                self._finish(app, end)
-            elif app.end:
-                app.end.text += f"; {end.text}"
-                self._record(app)
+            self._handler_failed(app, reason.of_handler(app.step, code))
         elif (self._stopping or app.stopping) and app.step == "pre-start":
             text = f"was not started: {app.stopping or self._why}"
             self._finish(app, reason.End(128 + signal.SIGTERM, "stopped", text))
@@ -396,6 +315,16 @@ class Supervisor:
             app.steps = []
             self.say(f'app "{app.name}": cannot run its {app.step} handler: {err.strerror}')
             self._round_over(app)
+
+    def _handler_failed(self, app: AppRun, end: reason.End) -> None:
+        if app.step == "pre-start":
+            app.steps = [left for left in app.steps if left == "post-stop"]
+            self._finish(app, end)
+        elif app.end:
+            app.end.text += f"; {end.text}"
+            self._record(app)
+        if app is not self._culprit and not app.between:  # else it is said elsewhere
+            self.say(f'app "{app.name}": {end.text}')
 
     def _explain(self, app: AppRun, code: int) -> reason.End:
         for source in app.sources:  # its last words come before ours, and may tell why

@@ -48,13 +48,37 @@ class Bind:
         self.device: tuple[str, int, int] | None = None
 
 
+class Fill:
+    """A copy of an image's directory into a new volume; `fd` is that directory."""
+
+    __slots__ = ("argv", "fd")
+
+    def __init__(self, fd: int, destination: str) -> None:
+        self.fd = fd
+        # The fd is the directory itself: no path of the image is resolved outside of its root.
+        self.argv = ["cp", "-a", "--reflink=auto", f"/proc/self/fd/{fd}/.", destination]
+
+    def run(self) -> None:
+        """Copy, and close the directory.  Raises CommandError."""
+        from rkt.linux import proc
+
+        try:
+            proc.run(self.argv, pass_fds=(self.fd,))
+        finally:
+            os.close(self.fd)
+
+
 def clean(path: str) -> str:
     """Give the normal absolute form of a path in an app."""
     return os.path.normpath("/" + path.strip("/"))
 
 
-def resolve(app: App, pod: Pod, pod_dir: str, root: Root) -> list[Bind]:
+def resolve(
+    app: App, pod: Pod, pod_dir: str, root: Root, fills: list[Fill] | None = None
+) -> list[Bind]:
     """Match mounts and mount points with volumes; make empty volumes.
+
+    What is to be copied into such a volume is copied at once, or with `fills` noted there.
 
     Gives the binds with parents before children.  Raises NotFound for a volume or a source that
     does not exist.
@@ -76,7 +100,7 @@ def resolve(app: App, pod: Pod, pod_dir: str, root: Root) -> list[Bind]:
         if volume is not None:
             binds[target] = _bind(volume, target, point, pod_dir, root.users)
         else:
-            binds[target] = _implicit(app, point, target, pod_dir, root)
+            binds[target] = _implicit(app, point, target, pod_dir, root, fills)
     return sorted(binds.values(), key=lambda bind: bind.target.rstrip("/").count("/"))
 
 
@@ -174,7 +198,9 @@ def _empty(pod_dir: str, name: str, mode: int, uid: int, gid: int) -> str:
     return path
 
 
-def _implicit(app: App, point: MountPoint, target: str, pod_dir: str, root: Root) -> Bind:
+def _implicit(
+    app: App, point: MountPoint, target: str, pod_dir: str, root: Root, fills: list[Fill] | None
+) -> Bind:
     log.warning(
         f'no volume specified for mount point "{point.name}", implicitly creating an "empty"'
         " volume. This volume will be removed when the pod is garbage-collected."
@@ -182,27 +208,23 @@ def _implicit(app: App, point: MountPoint, target: str, pod_dir: str, root: Root
     owner = root.users.shift if root.users is not None else 0
     source = _empty(pod_dir, f"{app.name}-{point.name}", 0o755, owner, owner)
     if _DOCKER in app.image_annotations:
-        _copy_content(root, target, source, point.name)
+        fill = _fill(root, target, source, point.name)
+        if fill is not None and fills is not None:
+            fills.append(fill)
+        elif fill is not None:
+            fill.run()
     bind = Bind(source, target, read_only=point.read_only)
     bind.own = True
     return bind
 
 
-def _copy_content(root: Root, target: str, destination: str, name: str) -> None:
-    """Fill a new volume with what the image has at its path."""
+def _fill(root: Root, target: str, destination: str, name: str) -> Fill | None:
+    """Prepare to fill a new volume with what the image has at its path, if it has anything."""
     info = root.stat(target)
     if info is None or not stat.S_ISDIR(info.st_mode):
-        return
-    from rkt.linux import proc
-
+        return None
     log.info(
         "Docker converted image, initializing implicit volume with data contained at the mount"
         f' point "{name}".'
     )
-    fd = root.open(target, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        # The fd is the directory itself: no path of the image is resolved outside of its root.
-        source = f"/proc/self/fd/{fd}/."
-        proc.run(["cp", "-a", "--reflink=auto", source, destination], pass_fds=(fd,))
-    finally:
-        os.close(fd)
+    return Fill(root.open(target, os.O_RDONLY | os.O_DIRECTORY), destination)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rkt.cli.flags import Command, Flag
+from rkt.cli.lifeflags import HEALTH_FLAGS
 from rkt.cli.podapp import saying
 from rkt.cli.podflags import APP_FLAGS, app_request
 from rkt.errors import RktError, UsageError
@@ -20,6 +21,7 @@ Adds an app to a running pod of "rkt app sandbox", without starting it.  The ima
 local store.  Arguments replace all but the first word of the image's command.""",
     flags=(
         *APP_FLAGS,
+        *HEALTH_FLAGS,
         Flag("mnt-volume", "a volume and where it is mounted (example: "
              "'--mnt-volume=name=NAME,kind=host,source=/a,target=/b')", app=True),
     ),

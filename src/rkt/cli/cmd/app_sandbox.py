@@ -8,7 +8,7 @@ from rkt.cli.flags import Command, Flag, invalid
 from rkt.cli.nameflags import NAME_FLAGS, hostname
 from rkt.cli.nameflags import read as name_service
 from rkt.cli.podapp import exit_code
-from rkt.cli.podflags import STAGE1_FLAGS, networks, preparer
+from rkt.cli.podflags import STAGE1_FLAGS, networks, preparer, register
 from rkt.errors import RktError
 from rkt.stage0.request import PodRequest, RunRequest
 
@@ -28,6 +28,7 @@ it is ready: see --uuid-file-save and "rkt status --wait-ready".""",
              kind="each"),
         Flag("hostname", "pod's hostname. If empty, it will be \"rkt-$PODUUID\""),
         *NAME_FLAGS,
+        Flag("mds-register", "register pod with metadata service", kind="bool", default="auto"),
         Flag("net", "configure the pod's networking: host, none, default, default-restricted, all, "
              "or names of networks with arguments: 'NAME[:ARG=VALUE;...],...'", kind="each",
              default="host"),
@@ -86,6 +87,7 @@ def _run_request(context: Context, args: Parsed) -> RunRequest:
     return RunRequest(
         net=net,
         dns=name_service(args),
+        register=register(args, net),
         hostname=hostname(args),
         local_config=os.path.abspath(context.local_config),
         debug=context.debug,

@@ -1,0 +1,195 @@
+"""All about an app before its configuration is written: user, mounts, environment, command."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from rkt.const import (
+    METADATA_PORT,
+    SELINUX_CONTEXT_ENV,
+    SELINUX_MOUNT_CONTEXT_ENV,
+    STAGE2_PREFIX,
+)
+from rkt.errors import RktError
+from rkt.linux import atomic
+from rkt.stage1 import (
+    capabilities,
+    environment,
+    files,
+    policy,
+    resources,
+    rootfs,
+    seccomp,
+    spec,
+    users,
+    volumes,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from rkt.linux.userns import Range
+    from rkt.network.setup import PodNetwork
+    from rkt.stage1 import cgroup, contract, manifest
+    from rkt.stage1.manifest import App
+    from rkt.stage1.rootfs import Root
+    from rkt.stage1.systemd import Host
+    from rkt.stage1.volumes import Bind, Fill
+
+    class Pod(Protocol):
+        """What is asked of the pod."""
+
+        options: contract.RunOptions
+        dir: str
+        rootfs: str
+        hostname: str
+        terminal: str
+        manifest: manifest.Pod
+        users: Range | None
+        network: PodNetwork | None
+        layout: cgroup.Layout | None
+        limits: resources.Limits
+        unenforced: resources.Unenforced
+        sysctl: dict[str, str]
+        have: tuple[str, ...]
+        systemd: Host | None
+
+        def binds(self, app: App, root: Root, fills: list[Fill] | None) -> list[Bind]: ...
+        def place(self, app: App, plan: spec.AppPlan, root: Root) -> None: ...
+        def restrict(self, app: App, plan: spec.AppPlan) -> None: ...
+
+
+def of_app(
+    pod: Pod, app: manifest.App, fills: list[volumes.Fill] | None = None
+) -> spec.AppPlan:  # fmt: skip
+    """Resolve all about an app; raises RktError that names it.
+
+    With `fills`, copies into new volumes are left to the caller.
+    """
+    try:
+        return _plan(pod, app, fills)
+    except RktError as err:
+        raise RktError(f'app "{app.name}": {err.message}', hint=err.hint) from err.__cause__
+
+
+def _plan(pod: Pod, app: manifest.App, fills: list[volumes.Fill] | None) -> spec.AppPlan:
+    options = pod.options
+    plan = spec.AppPlan(app.name, f"{pod.rootfs}/opt/stage2/{app.name}/rootfs")
+    root = rootfs.Root(plan.root, users=pod.users)
+    try:
+        plan.uid, plan.gid = users.resolve(root, app)
+        plan.groups = app.supplementary_gids
+        plan.binds = pod.binds(app, root, fills)
+        files.prepare_root(root, plan.binds)
+        token, host = options.mds_token, "127.0.0.1"
+        if token and pod.network is not None:
+            from rkt.stage1 import podnet
+
+            host = podnet.metadata_host(pod.network)
+        env = environment.build(
+            app.name, app.environment, terminal=terminal_of(pod, app),
+            metadata_url=f"http://{host}:{METADATA_PORT}/{token}" if token else "",
+        )  # fmt: skip
+        if pod.systemd:
+            pod.systemd.let_announce(app, plan, env)
+        plan.env = environment.as_list(env)
+        plan.cwd = app.cwd
+        plan.args = _command(root, app.exec, plan, env["PATH"], app.image_name)
+        plan.handlers = {
+            name: _command(root, command, plan, env["PATH"], app.image_name)
+            for name, command in app.handlers.items()
+        }
+        pod.place(app, plan, root)
+    finally:
+        root.close()
+    plan.health = policy.health(app)
+    pod.restrict(app, plan)
+    plan.read_only_root = app.read_only_root
+    plan.terminal = bool(terminal_of(pod, app))
+    if pod.terminal:
+        from rkt.stage1 import terminal
+
+        plan.console_size = terminal.Terminal(0).size()
+    plan.cgroup = f"{pod.layout.pod_path(options.uuid)}/{app.name}" if pod.layout else ""
+    if pod.users is not None:
+        from rkt.stage1 import private
+
+        private.adopt(pod.users, plan)
+    path = f"{pod.rootfs}/rkt/env/{app.name}"
+    atomic.write_file(path, environment.as_file(env), durable=False)
+    return plan
+
+
+def place(pod: Pod, plan: spec.AppPlan, root: Root) -> None:
+    """Add the files that say who and where the pod is; make the targets of all mounts."""
+    options, own = pod.options, (pod.rootfs, pod.hostname)
+    plan.binds += files.network_files(options.resolv, options.hosts, root, plan.binds, own)
+    plan.binds = volumes.place(plan.binds, root)
+
+
+def terminal_of(pod: Pod, app: manifest.App) -> str:
+    """Give the type of the app's terminal: the caller's, or one that clients attach to."""
+    if pod.options.interactive or not chooses_streams(app):
+        return pod.terminal
+    from rkt.stage1 import iomux
+
+    tty = iomux.TTY in iomux.modes(app.name, app.annotations).values()
+    return os.environ.get("TERM") or "vt100" if tty else ""
+
+
+def restrict(pod: Pod, app: manifest.App, plan: spec.AppPlan) -> None:
+    """Resolve what an app may not do or use."""
+    options = pod.options
+    plan.capabilities = capabilities.select(
+        app.isolators, have=pod.have, unrestricted=options.disable_capabilities
+    )
+    if not options.disable_seccomp:
+        plan.seccomp = seccomp.build(
+            app.isolators, capabilities=plan.capabilities, machine=os.uname().machine
+        )
+    asked = any(n == "os/linux/no-new-privileges" and v is True for n, v in app.isolators)
+    plan.no_new_privileges = asked or (plan.seccomp is not None and plan.uid != 0)
+    plan.unprotected_paths = options.disable_paths
+    plan.selinux_label = resources.selinux_label(
+        app.name, [*app.isolators, *pod.manifest.isolators], pod.unenforced,
+        enabled=os.path.exists("/sys/fs/selinux/enforce"),
+    ) or os.environ.get(SELINUX_CONTEXT_ENV, "")  # fmt: skip
+    plan.selinux_mount_label = os.environ.get(SELINUX_MOUNT_CONTEXT_ENV, "")
+    known = pod.layout.controllers if pod.layout else set()
+    own = resources.limits(app.isolators, known, pod.unenforced)
+    plan.resources = resources.as_oci(own.within(pod.limits))
+    plan.oom_score_adj = resources.oom_score_adj(app.name, app.isolators, pod.have, pod.unenforced)
+    plan.open_files = resources.open_files()
+    plan.sysctl = pod.sysctl
+
+
+def _command(
+    root: rootfs.Root, command: list[str], plan: spec.AppPlan, search: str, image: str
+) -> list[str]:
+    if not command or not command[0]:
+        raise RktError(f'image "{image}" has an empty "exec" (try --exec=BINARY)')
+    if any(_is_volume(bind) for bind in plan.binds):
+        return command  # it may lie in a volume: the runtime looks it up
+    if not plan.cwd.startswith("/"):
+        raise RktError(f'working directory "{plan.cwd}" must be an absolute path')
+    info = root.stat(plan.cwd)
+    if info is None or not stat.S_ISDIR(info.st_mode):
+        raise RktError(f'working directory "{plan.cwd}": no such directory')
+    path = rootfs.find_executable(root, command[0], search, plan.cwd)
+    interpreter = rootfs.missing_interpreter(root, path)
+    if interpreter:
+        raise RktError(f'"{path}": its interpreter "{interpreter}" is not in the image')
+    return [path, *command[1:]]
+
+
+def chooses_streams(app: manifest.App) -> bool:
+    """Say whether an app has a say in where its streams go."""
+    return any(
+        f"{STAGE2_PREFIX}{name}" in app.annotations for name in ("stdin", "stdout", "stderr")
+    )
+
+
+def _is_volume(bind: volumes.Bind) -> bool:
+    return os.path.isdir(bind.source)

@@ -1,0 +1,109 @@
+"""Adding an app whose volume has to be filled: the supervisor waits for nothing."""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from rkt.stage1 import mutable, pump
+from rkt.stage1.volumes import Fill
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from rkt.stage1.manifest import App
+    from rkt.stage1.spec import AppPlan
+
+
+class World:
+    """A supervisor and a pod that do nothing but take note."""
+
+    def __init__(self, top: Path) -> None:
+        self.commands: list[tuple[list[str], Callable[[int], None]]] = []
+        self.killed: list[int] = []
+        self.answers: list[dict[str, object]] = []
+        (top / "rkt/status").mkdir(parents=True)
+        self.status = top / "rkt/status"
+        self.host = SimpleNamespace(
+            loop=pump.Loop(), children=SimpleNamespace(spawn=self.spawn), keep=True,
+            stopping=False, init_alive=True, rkt_dir=f"{top}/rkt", on_step=None,
+        )  # fmt: skip
+        self.pod = SimpleNamespace(
+            dir=str(top), rootfs=str(top), layout=None, streams=lambda _: None
+        )
+        self.operations = mutable.Operations(self.pod, self.host)  # type: ignore[arg-type]
+
+    def spawn(self, argv: list[str], _: object, ended: Callable[[int], None]) -> int:
+        self.commands.append((argv, ended))
+        return 1000 + len(self.commands)
+
+    def fill(self, count: int) -> list[int]:
+        fds = [os.open("/", os.O_RDONLY | os.O_DIRECTORY) for _ in range(count)]
+        fills = [Fill(fd, f"/volume{number}") for number, fd in enumerate(fds)]
+        app = cast("App", SimpleNamespace(name="db"))
+        plan = cast("AppPlan", SimpleNamespace(name="db", cgroup=""))
+        self.operations._fill(app, plan, fills, self.answers.append)
+        return fds
+
+    @property
+    def created(self) -> bool:
+        return (self.status / "db-created").exists()
+
+
+@pytest.fixture
+def world(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[World]:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    found = World(tmp_path)
+    monkeypatch.setattr(mutable, "kill", found.killed.append)
+    yield found
+    found.operations.close()
+
+
+def is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def test_the_answer_comes_after_the_last_copy(world: World) -> None:
+    fds = world.fill(2)
+    assert [argv[-1] for argv, _ in world.commands] == ["/volume0"]
+    assert (world.answers, world.created) == ([], False)
+    world.commands[0][1](0)
+    assert [argv[-1] for argv, _ in world.commands] == ["/volume0", "/volume1"]
+    assert (world.answers, world.created) == ([], False)
+    world.commands[1][1](0)
+    assert (world.answers, world.created) == ([{}], True)
+    assert not any(map(is_open, fds))
+
+
+def test_a_copy_that_fails_is_the_answer(world: World) -> None:
+    fds = world.fill(3)
+    world.commands[0][1](1)
+    text = 'app "db": cannot fill the volume "/volume0": cp exited with status 1'
+    assert world.answers == [{"error": text}]
+    assert len(world.commands) == 1
+    assert not world.created
+    assert not any(map(is_open, fds))
+
+
+def test_the_end_of_the_pod_ends_a_copy(world: World) -> None:
+    world.fill(1)
+    world.host.on_step()
+    assert world.killed == []
+    world.host.stopping = True
+    world.host.on_step()
+    assert world.killed == [1001]
+    world.commands[0][1](-9)
+    text = 'app "db": cannot fill the volume "/volume0": cp was killed'
+    assert world.answers == [{"error": text}]
+    world.host.on_step()
+    assert world.killed == [1001]
