@@ -28,7 +28,6 @@ from integration.test_supervision import (  # noqa: F401
     image,
     test_a_check_that_does_not_answer,
     test_a_post_stop_handler_that_fails,
-    test_always_until_it_is_stopped,
     test_an_app_that_ignores_sigterm,
     test_an_app_that_is_not_well_has_failed,
     test_detached,

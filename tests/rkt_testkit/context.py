@@ -319,6 +319,8 @@ class RktContext:
         self._holder.stdin.close()
         self._holder.stdout.close()
         self._holder.wait(10)
+        self._reap_orphans()
+        libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 0)  # from now on nobody here would reap orphans
         shutil.rmtree(self.top, ignore_errors=True)
         assert not (check and leaked), "left on the machine:\n" + "\n".join(leaked)
 
