@@ -6,7 +6,7 @@ import pytest
 
 from rkt.errors import AmbiguousName, LockedError, NotFound, PodStateError, RktError
 from rkt.linux import lock
-from rkt.pod import lifecycle, state
+from rkt.pod import lifecycle, state, view
 
 
 @pytest.fixture
@@ -121,3 +121,42 @@ def test_lock_files_vanish_and_exclude(data: str) -> None:
     with lock.held(path), pytest.raises(LockedError), lock.held(path, blocking=False):
         pass
     assert not os.path.exists(path)
+
+
+def _steal(data: str) -> None:
+    """Do what a gc does that finds an embryo before its maker has locked it."""
+    embryos = f"{data}/pods/{state.EMBRYO}"
+    for uuid in os.listdir(embryos):
+        os.rmdir(f"{embryos}/{uuid}")
+
+
+def test_a_gc_is_quicker_than_the_maker_of_a_pod(
+    data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opening = lock.open_dir
+    stolen: list[str] = []
+
+    def open_dir(path: str, *, dir_fd: int | None = None) -> int:
+        if len(stolen) < 2:
+            # Before the directory is opened, then after that.
+            fd = -1 if not stolen else opening(path, dir_fd=dir_fd)
+            _steal(data)
+            stolen.append(path)
+            return fd if fd >= 0 else opening(path, dir_fd=dir_fd)
+        return opening(path, dir_fd=dir_fd)
+
+    monkeypatch.setattr(lock, "open_dir", open_dir)
+    with lifecycle.create(data) as pod:
+        assert pod.where == state.PREPARE
+        assert pod.path not in stolen
+    assert len(stolen) == 2
+
+
+def test_the_manifest_of_a_pod_that_is_being_deleted(data: str) -> None:
+    with lifecycle.create(data) as pod, _second(pod) as other:
+        with pytest.raises(RktError, match="it has no manifest") as missing:
+            view.manifest(other)
+        assert not isinstance(missing.value, NotFound)
+        pod.move(state.GARBAGE)
+        with pytest.raises(NotFound, match="is being deleted"):
+            view.manifest(other)

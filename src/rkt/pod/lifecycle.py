@@ -260,8 +260,11 @@ def create(data_dir: str) -> Pod:
         uuid = _random_uuid()
         path = f"{base}/{state.EMBRYO}/{uuid}"
         os.mkdir(path, 0o750)
-        pod = Pod(base, state.EMBRYO, uuid, lock.open_dir(path))
-        lock.acquire(pod.fd, blocking=False, what=path)
+        try:
+            pod = Pod(base, state.EMBRYO, uuid, lock.open_dir(path))
+        except FileNotFoundError:  # a gc was even quicker than this
+            continue
+        lock.acquire(pod.fd, what=path)
         if not pod._is_at(state.EMBRYO):  # a gc was quicker than our lock
             pod.close()
             continue

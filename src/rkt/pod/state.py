@@ -43,3 +43,5 @@ VISIBLE = (RUN, EXITED_GARBAGE, PREPARE, PREPARED)
 """Directories whose pods commands show and accept."""
 
 ENDED = ("exited", "exited garbage", "exited deleting", "deleting")
+
+DELETING = ("exited deleting", "deleting")

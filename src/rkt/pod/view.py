@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from rkt.errors import RktError, SchemaError, one_line
-from rkt.pod.state import ENDED
+from rkt.errors import NotFound, RktError, SchemaError, one_line
+from rkt.pod.state import DELETING, ENDED
 from rkt.schema.image import decode_image_manifest
 from rkt.schema.pod import decode_pod_manifest
 from rkt.schema.types import parse_ac_identifier, parse_ac_name
@@ -17,9 +17,14 @@ if TYPE_CHECKING:
 
 
 def manifest(pod: Pod) -> PodManifest:
-    """Read the pod's manifest; raises RktError if it is missing, SchemaError if it is damaged."""
+    """Read the pod's manifest; raises RktError if it is missing, SchemaError if it is damaged.
+
+    Raises NotFound of a pod that somebody deletes.
+    """
     data = pod.read("pod")
     if data is None:
+        if pod.state() in DELETING:
+            raise NotFound(f'pod "{pod.uuid}" is being deleted')
         raise RktError(f'pod "{pod.uuid}": it has no manifest')
     return decode_pod_manifest(data, where=f'pod "{pod.uuid}": pod manifest')
 
