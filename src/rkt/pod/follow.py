@@ -27,7 +27,7 @@ class Watch:
         self._poll.register(self._notify, select.POLLIN)
         self._poll.register(self._ended_r, select.POLLIN)
         try:
-            fd = os.open(LOG_DIR, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=pod.fd)
+            fd = lock.open_dir(LOG_DIR, dir_fd=pod.fd)
         except FileNotFoundError:
             fd = -1
         if fd >= 0:

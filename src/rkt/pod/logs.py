@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import heapq
 import os
+import stat
 import struct
 from collections import deque
 
 from rkt.const import LOG_DIR, LOG_MAGIC
+from rkt.errors import RktError
+from rkt.linux import lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,13 +60,16 @@ class _Stream:
 class AppLog:
     """The log of one app, from the oldest line that is left."""
 
-    __slots__ = ("_directory", "_fd", "_number", "_offset", "_order", "_spoilt", "_streams", "app")
+    __slots__ = (
+        "_directory", "_fd", "_number", "_offset", "_order", "_pod", "_spoilt", "_streams",
+        "app",
+    )  # fmt: skip
 
     def __init__(self, pod: Pod, app: str) -> None:
-        """Open it.  Raises FileNotFoundError if the app has no log."""
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._directory = os.open(f"{LOG_DIR}/{app}", flags, dir_fd=pod.fd)
+        """Open it.  Raises FileNotFoundError or NotADirectoryError if the app has no log."""
+        self._directory = lock.open_dir(f"{LOG_DIR}/{app}", dir_fd=pod.fd)
         self.app = app
+        self._pod = pod.uuid
         self._fd = -1
         self._number = 0
         self._offset = 0
@@ -101,16 +107,27 @@ class AppLog:
 
     def _open(self, number: int) -> None:
         try:
-            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+            # Not blocking: a FIFO in its place must not hang whoever reads.
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
             fd = os.open(f"{number:08d}", flags, dir_fd=self._directory)
         except FileNotFoundError:  # rotated away meanwhile
             return
+        except OSError as err:
+            raise self._unreadable(number, str(err.strerror)) from err
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise self._unreadable(number, "not a regular file")
         if self._fd >= 0:
             os.close(self._fd)
         if number != self._number + 1:
             for stream in self._streams:
                 stream.carry, stream.known = bytearray(), False
         self._fd, self._number, self._offset, self._spoilt = fd, number, 0, False
+
+    def _unreadable(self, number: int, why: str) -> RktError:
+        return RktError(
+            f'pod "{self._pod}": cannot read file {number:08d} of the log of "{self.app}": {why}'
+        )
 
     def _read(self, *, complete: bool) -> Iterator[Block]:
         while not self._spoilt:
@@ -192,9 +209,11 @@ class AppLog:
 def apps(pod: Pod) -> list[str]:
     """Give the names of the apps that have a log."""
     try:
-        fd = os.open(LOG_DIR, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=pod.fd)
+        fd = lock.open_dir(LOG_DIR, dir_fd=pod.fd)
     except FileNotFoundError:
         return []
+    except OSError as err:
+        raise RktError(f'pod "{pod.uuid}": cannot read "{LOG_DIR}": {err.strerror}') from err
     try:
         return sorted(os.listdir(fd))
     finally:

@@ -10,7 +10,7 @@ import re
 from contextlib import contextmanager
 
 from rkt.const import POD_NAMES
-from rkt.errors import PodStateError, UsageError
+from rkt.errors import PodStateError, RktError, UsageError
 from rkt.linux import lock
 from rkt.pod import lifecycle
 
@@ -56,7 +56,10 @@ def claim(pod: Pod, name: str) -> None:
 
 def release(pod: Pod) -> None:
     """Let a pod that is being deleted lose its name; others may have it from now on."""
-    name = pod.name()
+    try:
+        name = pod.name()
+    except RktError:  # no file: the link is a stale one, which the next pod of that name replaces
+        return
     if not name or not _NAME.fullmatch(name):
         return
     with _locked(os.path.dirname(pod.pods_dir)) as directory:

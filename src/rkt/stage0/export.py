@@ -8,6 +8,7 @@ from rkt.errors import KernelError, PodStateError, RktError
 from rkt.image.build import build_aci
 from rkt.linux import atomic, mounts
 from rkt.pod import state
+from rkt.schema.image import decode_image_manifest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def export(store: Store, pod: Pod, app: str, target: str, *, overwrite: bool) ->
     manifest = pod.read(f"appsinfo/{app}/manifest")
     if manifest is None:
         raise RktError(f'pod "{pod.uuid}": the image manifest of app "{app}" is missing')
+    decode_image_manifest(manifest, where=f'pod "{pod.uuid}": image manifest of app "{app}"')
     has_overlay = pod.exists("overlay-prepared")
     root = f"{STAGE2}/{app}/rootfs"
     if not has_overlay:
