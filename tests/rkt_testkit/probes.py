@@ -194,6 +194,7 @@ PROBES: dict[str, Callable[[], str]] = {
     "catatonit": _program("catatonit"),
     "gpg": _program("gpg", "gpgconf", "gpgv"),
     "openssl": _program("openssl"),
+    "strace": _program("strace"),
     "zsh": _program("zsh"),
     "fish": _program("fish"),
     "busybox": _busybox,
