@@ -61,3 +61,16 @@ def test_a_run_loads_no_network(tmp_path: object) -> None:
     loaded = _loaded(tmp_path, "run", "sha512-0123456789")
     assert "sqlite3" in loaded
     assert loaded & HEAVY == set()
+
+
+@pytest.mark.parametrize("entrypoint", ["run", "gc", "stop", "enter"])
+def test_stage1_loads_none_of_the_libraries_that_load_others(entrypoint: str) -> None:
+    code = f"import sys; sys.path.insert(0, {SRC!r}); "
+    code += f"from rkt.stage1 import launch, {entrypoint}; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stdout.split())
+    assert f"rkt.stage1.{entrypoint}" in loaded
+    unwanted = {"collections", "contextlib", "enum", "functools", "json", "re", "signal", "typing"}
+    assert loaded & (HEAVY | unwanted) == set()

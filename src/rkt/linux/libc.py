@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import ctypes
 import os
-from contextlib import contextmanager
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from types import TracebackType
     from typing import NoReturn
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -270,22 +269,36 @@ def exchange(one: str, other: str) -> None:
         _fail(one)
 
 
-@contextmanager
-def fs_ids(uid: int, gid: int) -> Iterator[None]:
+class FsIds:
     """Use the file systems as another user: setfsuid(2), for this thread and only inside `with`.
 
     Of root's capabilities those over files are off meanwhile.
     """
-    old_gid = _libc.setfsgid(gid)
-    old_uid = _libc.setfsuid(uid)
-    try:
+
+    __slots__ = ("_gid", "_old", "_uid")
+
+    def __init__(self, uid: int, gid: int) -> None:
+        self._uid = uid
+        self._gid = gid
+
+    def __enter__(self) -> None:
+        old_gid: int = _libc.setfsgid(self._gid)
+        old_uid: int = _libc.setfsuid(self._uid)
+        self._old = old_uid, old_gid
         # These calls report nothing; an impossible ID changes nothing and gives the present one.
-        if (_libc.setfsuid(0xFFFFFFFF), _libc.setfsgid(0xFFFFFFFF)) != (uid, gid):
+        if (_libc.setfsuid(0xFFFFFFFF), _libc.setfsgid(0xFFFFFFFF)) != (self._uid, self._gid):
+            self._restore()
             raise OSError(1, os.strerror(1), "setfsuid")
-        yield
-    finally:
-        _libc.setfsuid(old_uid)
-        _libc.setfsgid(old_gid)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        uid, gid = self._old
+        _libc.setfsuid(uid)
+        _libc.setfsgid(gid)
 
 
 class _OpenHow(_c.Structure):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 
 from rkt.errors import CommandError
+from rkt.linux import sig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ BASE_ENV = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "LANG": "C.UTF-8",
 }
-_RESET = (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
+_RESET = (sig.SIGPIPE, sig.SIGINT, sig.SIGTERM, sig.SIGHUP, sig.SIGCHLD)
 
 
 class Finished:
@@ -69,7 +69,7 @@ def ending(status: int) -> str:
     if status >= 0:
         return f"exited with status {status}"
     try:
-        return f"was killed by {signal.Signals(-status).name}"
+        return f"was killed by {sig.name(-status)}"
     except ValueError:
         return f"was killed by signal {-status}"
 

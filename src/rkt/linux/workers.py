@@ -7,10 +7,9 @@ parent, and must be forked while that has a single thread.
 from __future__ import annotations
 
 import os
-import signal
 import socket
 
-from rkt.linux import libc
+from rkt.linux import libc, sig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ class Worker:
     def close(self) -> None:
         """End the worker, whatever it is doing."""
         try:
-            os.kill(self.pid, signal.SIGKILL)
+            os.kill(self.pid, sig.SIGKILL)
         except ProcessLookupError:
             pass
         self._socket.close()
@@ -68,11 +67,11 @@ class Worker:
 
 
 def _prepare(parent: int) -> None:
-    libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
+    libc.prctl(libc.PR_SET_PDEATHSIG, sig.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)  # noqa: TID251
     # Ctrl-C goes to the whole group: the parent decides what it means, and ends its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sig.signal(sig.SIGINT, sig.SIG_IGN)
 
 
 def _loop(stream: socket.socket, serve: Callable[[bytes, Sequence[int]], bytes]) -> None:

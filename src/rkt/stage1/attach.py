@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import _socket
 import os
-import signal
 import sys
 
 from rkt import log
 from rkt.errors import KernelError, NotFound, PodStateError, RktError, SchemaError, UsageError
+from rkt.linux import sig
 from rkt.stage1 import contract, control, identity, iomux, launch, manifest, pump
 from rkt.stage1.enter import join_mounts
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _FLAGS = ("stdin", "stdout", "stderr", "tty-in", "tty-out")
 _ACTIONS = ("list", "auto-attach", "custom-attach")
-_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ENDS = (sig.SIGINT, sig.SIGTERM, sig.SIGHUP)
 
 
 def main(argv: list[str]) -> int:
@@ -169,17 +169,17 @@ class Attachment:
         wake_r, wake_w = os.pipe()
         for fd in (wake_r, wake_w):
             os.set_blocking(fd, False)
-        signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
-        for number in (*_ENDS, signal.SIGWINCH):
-            if signal.getsignal(number) != signal.SIG_IGN:
-                signal.signal(number, lambda *_: None)
+        sig.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
+        for number in (*_ENDS, sig.SIGWINCH):
+            if sig.getsignal(number) != sig.SIG_IGN:
+                sig.signal(number, lambda *_: None)
         self._loop.watch(wake_r, lambda: self._signals(wake_r))
 
     def _signals(self, wake: int) -> None:
         numbers = os.read(wake, 512)
         if any(number in _ENDS for number in numbers):
             self._over = True
-        if signal.SIGWINCH in numbers:
+        if sig.SIGWINCH in numbers:
             self._resize()
 
     def _carry(self, *, has_output: bool) -> None:

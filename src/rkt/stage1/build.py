@@ -60,7 +60,17 @@ FLAVORS = {
 _LIB = "usr/lib/rkt"
 _MODULES = ("__init__", "errors", "const", "log")
 _PACKAGES = {
-    "linux": ("__init__", "atomic", "libc", "lock", "mounts", "proc", "userns"),
+    "linux": (
+        "__init__",
+        "atomic",
+        "libc",
+        "lock",
+        "mounts",
+        "proc",
+        "quickjson",
+        "sig",
+        "userns",
+    ),
     "network": (),
     "stage1": (),
 }

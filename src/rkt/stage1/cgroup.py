@@ -7,10 +7,10 @@ cgroup that rkt runs in.
 from __future__ import annotations
 
 import os
-import signal
 import time
 
 from rkt.errors import KernelError
+from rkt.linux import sig
 from rkt.stage1 import identity
 
 ROOT = "/sys/fs/cgroup"
@@ -235,7 +235,7 @@ def kill_if_member(pid: int, path: str) -> None:
         with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
             paths = [line.rstrip("\n").split(":", 2)[2] for line in file]
         if any(own == path or own.startswith(f"{path}/") for own in paths):
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            sig.pidfd_send_signal(pidfd, sig.SIGKILL)
     except OSError:  # gone in the meantime
         pass
     finally:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 
-from rkt.linux import proc
+from rkt.linux import proc, sig
 from rkt.stage1 import runtime
 
 TYPE_CHECKING = False
@@ -68,7 +67,7 @@ class Children:
                 self._early.clear()
 
 
-def kill(pid: int, number: int = signal.SIGKILL) -> None:
+def kill(pid: int, number: int = sig.SIGKILL) -> None:
     """Signal a child that was not reaped yet: its number cannot be anyone else's."""
     try:
         os.kill(pid, number)

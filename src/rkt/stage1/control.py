@@ -8,10 +8,10 @@ the supervisor wait, nor keep more in its memory than a few requests.
 from __future__ import annotations
 
 import _socket
-import json
 import os
 
 from rkt.errors import KernelError, PodStateError, RktError, describe
+from rkt.linux import quickjson
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class _Peer:
 
     def _dispatch(self, raw: bytes) -> None:
         try:
-            request = json.loads(raw)
+            request = quickjson.loads(raw)
         except (ValueError, RecursionError):
             request = None
         if not isinstance(request, dict):
@@ -150,7 +150,7 @@ class _Peer:
     def _reply(self, message: Message) -> None:
         if self._sock.fileno() < 0 or self._answer:
             return
-        data = json.dumps(message).encode()
+        data = quickjson.dumps(message).encode()
         self._answer = len(data).to_bytes(_HEAD, "little") + data
         self._write()
 
@@ -197,7 +197,7 @@ def call(request: Message, *, directory: str = ".", timeout: float | None = None
             sock.connect(f"/proc/self/fd/{fd}/{NAME}")
         except OSError as err:
             raise PodStateError("the pod's supervisor does not listen") from err
-        answer = _exchange(sock, json.dumps(request).encode())
+        answer = _exchange(sock, quickjson.dumps(request).encode())
     finally:
         sock.close()
         os.close(fd)
@@ -216,7 +216,7 @@ def _exchange(sock: _socket.socket, data: bytes) -> object:
         size = int.from_bytes(_receive(sock, _HEAD), "little")
         if size > LIMIT:
             raise RktError("the pod's supervisor gave an answer that is too long")
-        return json.loads(_receive(sock, size))
+        return quickjson.loads(_receive(sock, size))
     except TimeoutError:
         raise RktError("the pod's supervisor does not answer") from None
     except (OSError, EOFError) as err:

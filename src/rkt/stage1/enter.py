@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 
 from rkt.errors import KernelError, NotFound, PodStateError, RktError, SchemaError, UsageError
-from rkt.linux import libc
+from rkt.linux import libc, quickjson
 from rkt.stage1 import contract, identity, launch, manifest, rootfs, runtime
 
 _FALLBACK_TERM = "vt100"
@@ -34,7 +33,7 @@ def _main(argv: list[str]) -> int:
 
         return session.Session("enter").run(chosen, app, process)
     fd = os.memfd_create("process")
-    os.write(fd, json.dumps(process).encode())
+    os.write(fd, quickjson.dumps(process).encode())
     os.set_inheritable(fd, True)
     path = f"/proc/self/fd/{fd}"
     argv = [*chosen.base(), "exec", "--process", path, app]

@@ -8,12 +8,11 @@ The rules stay in the configuration too: a crun that does not know the annotatio
 from __future__ import annotations
 
 import binascii
-import json
 import os
 import stat
 
 from rkt import log
-from rkt.linux import atomic
+from rkt.linux import atomic, quickjson
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def _key(rules: object, program: str) -> bytes:
     """Give all that a filter depends on, as a line."""
     system = os.uname()
     files = [(s.st_ino, s.st_size, s.st_mtime_ns) for s in map(os.stat, (program, _LIBRARIES))]
-    return json.dumps([files, system.release, system.version, rules]).encode() + b"\n"
+    return quickjson.dumps([files, system.release, system.version, rules]).encode() + b"\n"
 
 
 def _path(key: bytes, directory: str) -> str:

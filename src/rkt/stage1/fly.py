@@ -8,11 +8,10 @@ app leaves behind is found by its control group, which limits nothing.
 from __future__ import annotations
 
 import os
-import signal
 
 from rkt import log
 from rkt.errors import RktError
-from rkt.linux import atomic, libc
+from rkt.linux import atomic, libc, sig
 from rkt.stage1 import (
     capabilities,
     cgroup,
@@ -150,7 +149,7 @@ class FlyPod(run.Pod):
             cgroup.kill_members(self.layout, self.layout.pod_path(self.options.uuid))
             return
         for pid in _descendants(os.getpid()):
-            kill(pid, signal.SIGKILL)
+            kill(pid, sig.SIGKILL)
 
     def limit_network(self) -> None:
         """Nothing is limited: `set_up` has said so."""

@@ -10,12 +10,10 @@ the supervisor dies.
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 
 from rkt.errors import KernelError, RktError, UsageError, describe
-from rkt.linux import atomic, libc
+from rkt.linux import atomic, libc, quickjson, sig
 from rkt.stage1 import capabilities, contract, launch, manifest
 
 TYPE_CHECKING = False
@@ -54,7 +52,7 @@ def _main(argv: list[str]) -> int:
             _start(start, values["pid-file"], "")
     except RktError as err:
         if "log" in values:
-            entry = json.dumps({"level": "error", "msg": describe(err)})
+            entry = quickjson.dumps({"level": "error", "msg": describe(err)})
             atomic.write_file(values["log"], entry.encode(), durable=False)
         raise
     return 0
@@ -112,12 +110,12 @@ class Start:
                 libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
             if supervisor:
                 # After the change of user, which clears it.
-                libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
+                libc.prctl(libc.PR_SET_PDEATHSIG, sig.SIGKILL)
                 if os.getppid() != supervisor:
-                    os._exit(128 + signal.SIGKILL)
+                    os._exit(128 + sig.SIGKILL)
             os.umask(0o022)
-            for number in (signal.SIGPIPE, signal.SIGXFSZ):
-                signal.signal(number, signal.SIG_DFL)
+            for number in (sig.SIGPIPE, sig.SIGXFSZ):
+                sig.signal(number, sig.SIG_DFL)
             step, path = "execute", self.args[0]
             os.execvpe(self.args[0], self.args, self.env)
         except OSError as err:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 
-from rkt.linux import atomic
+from rkt.linux import atomic, quickjson, sig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -87,7 +85,7 @@ class Health:
         null = os.open(self._app.plan.null, os.O_RDWR | os.O_CLOEXEC)
         try:
             with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
-                json.dump(process, file)
+                file.write(quickjson.dumps(process))
             argv = self._host.runtime.exec_argv(self._app.ident, path, f"{path}.pid")
             self._starter = self._host.children.spawn(argv, (null, out_w, out_w), self._started)
         except OSError as err:  # a full disk: no reason to end a healthy app
@@ -148,8 +146,8 @@ class Health:
             if pid:
                 self._host.children.adopt(pid, _ignore)
                 try:
-                    os.killpg(os.getpgid(pid), signal.SIGKILL)
-                    os.kill(pid, signal.SIGKILL)
+                    os.killpg(os.getpgid(pid), sig.SIGKILL)
+                    os.kill(pid, sig.SIGKILL)
                 except ProcessLookupError:
                     pass
         self._pid = self._starter = 0

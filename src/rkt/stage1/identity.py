@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from rkt.errors import KernelError, PodStateError
-from rkt.linux import atomic
+from rkt.linux import atomic, quickjson
 from rkt.stage1 import manifest
 
 _FILE = "oci-state"
@@ -28,8 +28,6 @@ class State:
 
 def record(pod_dir: str, init_pid: int, runtime: str) -> None:
     """Write the state of this supervisor."""
-    import json
-
     own = os.getpid()
     raw = {
         "supervisor": own,
@@ -38,7 +36,7 @@ def record(pod_dir: str, init_pid: int, runtime: str) -> None:
         "initStart": start_time(init_pid),
         "runtime": runtime,
     }
-    atomic.write_file(f"{pod_dir}/{_FILE}", json.dumps(raw).encode() + b"\n", durable=False)
+    atomic.write_file(f"{pod_dir}/{_FILE}", quickjson.dumps(raw).encode() + b"\n", durable=False)
 
 
 def read(pod_dir: str) -> State | None:

@@ -9,13 +9,12 @@ dropped, so that it costs neither the app's time nor the supervisor's memory.
 from __future__ import annotations
 
 import _socket
-import json
 import os
 import sys
 
 from rkt.const import STAGE2_PREFIX
 from rkt.errors import KernelError, RktError
-from rkt.linux import atomic
+from rkt.linux import atomic, quickjson
 from rkt.stage1 import control, files
 from rkt.stage1.pump import Sink
 
@@ -326,7 +325,7 @@ class Streams:
             {"name": name, "domain": "unix", "address": f"/{DIRECTORY}/{self.name}/sock-{name}"}
             for name in self._endpoints
         ]
-        data = json.dumps({"version": 1, "targets": targets}, separators=(",", ":")).encode()
+        data = quickjson.dumps({"version": 1, "targets": targets}, compact=True).encode()
         atomic.write_file(f"{self._directory}/endpoints", data, durable=False)
         attachable = {s.upper(): self.modes[s] in ("stream", TTY) for s in STREAMS}
         env = {"TTY": self.tty, **attachable}

@@ -8,11 +8,10 @@ they look for, its network is the pod's, and the signals that `machinectl powero
 from __future__ import annotations
 
 import os
-import signal
 
 from rkt import log
 from rkt.errors import describe
-from rkt.linux import libc
+from rkt.linux import libc, sig
 from rkt.stage1 import dbus, sandbox
 
 TYPE_CHECKING = False
@@ -22,13 +21,13 @@ if TYPE_CHECKING:
 _NAME = "org.freedesktop.machine1"
 _PATH = "/org/freedesktop/machine1"
 _MANAGER = f"{_NAME}.Manager"
-STOP = signal.SIGTERM
+STOP = sig.SIGTERM
 """What the apps get, whatever the leader was asked."""
-POWEROFF = signal.SIGRTMIN + 4
+POWEROFF = sig.SIGRTMIN + 4
 REQUESTS = {
-    signal.SIGTERM: "machinectl terminate or the service manager",
+    sig.SIGTERM: "machinectl terminate or the service manager",
     POWEROFF: "machinectl poweroff",
-    signal.SIGINT: "machinectl reboot",
+    sig.SIGINT: "machinectl reboot",
 }
 _SPACES = (("uts", libc.CLONE_NEWUTS), ("ipc", libc.CLONE_NEWIPC), ("net", libc.CLONE_NEWNET))
 _ROOT = "/sys/fs/cgroup"
@@ -66,7 +65,7 @@ class Leader:
         """End it."""
         if self.alive:
             self.alive = False
-            os.kill(self.pid, signal.SIGKILL)
+            os.kill(self.pid, sig.SIGKILL)
             os.waitpid(self.pid, 0)
         os.close(self.pipe)
 
@@ -74,12 +73,12 @@ class Leader:
 def _lead(rootfs: str, spaces: list[tuple[int, int]], binds: dict[str, str], pipe: int) -> None:
     """Become the leader; never returns."""
     try:
-        signal.set_wakeup_fd(-1)
-        signal.pthread_sigmask(signal.SIG_SETMASK, REQUESTS)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_DFL)
-        for number in (signal.SIGHUP, signal.SIGQUIT):
-            signal.signal(number, signal.SIG_IGN)  # those of a terminal are the supervisor's
+        sig.set_wakeup_fd(-1)
+        sig.pthread_sigmask(sig.SIG_SETMASK, REQUESTS)
+        for number in (sig.SIGTERM, sig.SIGINT):
+            sig.signal(number, sig.SIG_DFL)
+        for number in (sig.SIGHUP, sig.SIGQUIT):
+            sig.signal(number, sig.SIG_IGN)  # those of a terminal are the supervisor's
         os.setsid()
         for fd, flag in spaces:
             libc.setns(fd, flag)
@@ -89,7 +88,7 @@ def _lead(rootfs: str, spaces: list[tuple[int, int]], binds: dict[str, str], pip
         os.setresgid(sandbox.UID, sandbox.UID, sandbox.UID)
         os.setresuid(sandbox.UID, sandbox.UID, sandbox.UID)
         libc.clear_capabilities()
-        libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
+        libc.prctl(libc.PR_SET_PDEATHSIG, sig.SIGKILL)
         os.dup2(pipe, 3)
         null = os.open("/", os.O_RDONLY)  # the pod's stage1 directory has no /dev/null
         for fd in (0, 1, 2):
@@ -97,7 +96,7 @@ def _lead(rootfs: str, spaces: list[tuple[int, int]], binds: dict[str, str], pip
         os.closerange(4, 1 << 16)
         os.write(3, b"\0")
         while True:
-            os.write(3, bytes((signal.sigwait(REQUESTS),)))
+            os.write(3, bytes((sig.sigwait(REQUESTS),)))
     except BaseException:  # noqa: BLE001 - a forked child: the closed pipe says it
         pass
     finally:

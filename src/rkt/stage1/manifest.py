@@ -6,9 +6,8 @@ clear error and not a traceback.
 
 from __future__ import annotations
 
-import json
-
 from rkt.errors import KernelError, NotFound, SchemaError
+from rkt.linux import quickjson
 
 _LIMIT = 16 << 20
 
@@ -173,7 +172,7 @@ def read_json(path: str, where: str) -> dict[str, object]:
     if len(data) > _LIMIT:
         raise SchemaError(f"{where}: larger than {_LIMIT} bytes")
     try:
-        value = json.loads(data)
+        value = quickjson.loads(data)
     except ValueError as err:
         raise SchemaError(f"{where}: {err}") from err
     if not isinstance(value, dict):

@@ -6,10 +6,9 @@ what its flags gave; a manifest may come from elsewhere.
 
 from __future__ import annotations
 
-import json
-
 from rkt import const
 from rkt.errors import SchemaError
+from rkt.linux import quickjson
 from rkt.stage1 import applog
 
 TYPE_CHECKING = False
@@ -90,7 +89,7 @@ def health(app: App) -> HealthPlan | None:
     if not text:
         return None
     try:
-        command = json.loads(text)
+        command = quickjson.loads(text)
     except ValueError:
         command = None
     if not isinstance(command, list) or not command or not all(

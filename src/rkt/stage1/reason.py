@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import time
 
-from rkt.linux import atomic
+from rkt.linux import atomic, quickjson, sig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +32,7 @@ class End:
 
     def encode(self, *, restarts: int, again: bool) -> bytes:
         """Give the file's content; `again` says that the app is going to be started anew."""
-        return json.dumps({
+        return quickjson.dumps({
             "kind": self.kind, "text": self.text, "status": self.status, "signal": self.signal,
             "restarts": restarts, "again": again, "time": time.time_ns(),
         }).encode() + b"\n"  # fmt: skip
@@ -50,9 +48,9 @@ def of_main(code: int, *, oom: bool, memory: int, filtered: bool, tail: bytes) -
     if code < 0:
         name = _signal_name(-code)
         status = 128 - code
-        if oom and -code == signal.SIGKILL:
+        if oom and -code == sig.SIGKILL:
             return End(status, "oom", f"killed by {name}: out of memory ({limit})", number=-code)
-        if filtered and -code == signal.SIGSYS:
+        if filtered and -code == sig.SIGSYS:
             text = f"killed by {name}: it made a system call that its seccomp filter forbids"
             return End(status, "seccomp", text, number=-code)
         return End(status, "signal", f"killed by {name}", number=-code)
@@ -92,7 +90,7 @@ def missing_library(tail: bytes) -> str:
 
 def _signal_name(number: int) -> str:
     try:
-        return signal.Signals(number).name
+        return sig.name(number)
     except ValueError:
         return f"signal {number}"
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 
 from rkt import log
 from rkt.errors import NotFound
-from rkt.linux import libc, proc
+from rkt.linux import libc, proc, quickjson
 from rkt.stage1 import cgroup
 
 RUNTIME_ENV = "RKT_OCI_RUNTIME"
@@ -116,7 +115,7 @@ def write_bundle(path: str, config: dict[str, object]) -> None:
     """Write a bundle directory."""
     os.mkdir(path, 0o700)
     with open(f"{path}/config.json", "w", encoding="utf-8", errors="surrogateescape") as file:
-        file.write(json.dumps(config))
+        file.write(quickjson.dumps(config))
 
 
 def failure_text(bundle: str, output: bytes) -> str:
@@ -134,7 +133,7 @@ def logged(path: str, output: bytes) -> str:
         lines = []
     for line in lines:
         try:
-            entry = json.loads(line)
+            entry = quickjson.loads(line)
         except ValueError:
             continue
         if isinstance(entry, dict) and entry.get("level") in ("error", "fatal"):

@@ -9,10 +9,9 @@ the supervisor dies.
 from __future__ import annotations
 
 import os
-import signal
 
 from rkt.errors import KernelError, RktError
-from rkt.linux import libc
+from rkt.linux import libc, sig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -167,7 +166,7 @@ def _become_init(null: int, ready: int, release: int) -> None:
     os.setresgid(UID, UID, UID)
     os.setresuid(UID, UID, UID)
     libc.clear_capabilities()
-    libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
+    libc.prctl(libc.PR_SET_PDEATHSIG, sig.SIGKILL)
     os.write(ready, _READY)
     if os.read(release, 1):
         for target in (0, 1, 2):
@@ -185,9 +184,9 @@ def _tell(ready: int, step: str, err: BaseException) -> None:
 
 
 def _reset_signals() -> None:
-    signal.set_wakeup_fd(-1)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD):
-        signal.signal(number, signal.SIG_DFL)
+    sig.set_wakeup_fd(-1)
+    for number in (sig.SIGINT, sig.SIGTERM, sig.SIGHUP, sig.SIGQUIT, sig.SIGCHLD):
+        sig.signal(number, sig.SIG_DFL)
 
 
 def _child(rootfs: str, hostname: str, flags: int, ready: int, release: int) -> None:

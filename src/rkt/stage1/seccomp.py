@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 
 from rkt import log
 from rkt.errors import RktError
+from rkt.linux import quickjson
 from rkt.stage1 import syscalls
 
 DISTRIBUTION_PROFILES = (
@@ -64,7 +64,7 @@ def default(capabilities: list[str], machine: str) -> dict[str, object]:
     for path in DISTRIBUTION_PROFILES:
         try:
             with open(path, "rb") as file:
-                profile = json.loads(file.read(4 << 20))
+                profile = quickjson.loads(file.read(4 << 20))
             return evaluate(profile, capabilities, machine)
         except FileNotFoundError:
             continue

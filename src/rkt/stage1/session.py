@@ -6,15 +6,13 @@ window changes its size, and that neither gives the terminal back as it was when
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 
 from rkt.errors import RktError
-from rkt.linux import libc
+from rkt.linux import libc, quickjson, sig
 from rkt.stage1 import children, pump, runtime, terminal
 
-_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_ENDS = (sig.SIGINT, sig.SIGTERM, sig.SIGHUP, sig.SIGQUIT)
 _IDLE = 1.0
 
 
@@ -59,7 +57,7 @@ class Session:
             while self._status is None and not self._ended_by and not self._failure:
                 self._loop.step()
                 if self._keyboard and self._keyboard.done:  # the caller's terminal has gone
-                    self._ended_by = signal.SIGHUP
+                    self._ended_by = sig.SIGHUP
             self._drain()
         finally:
             self._close()
@@ -71,17 +69,17 @@ class Session:
         wake_r, wake_w = os.pipe()
         for fd in (wake_r, wake_w):
             os.set_blocking(fd, False)
-        signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
-        for number in (*_ENDS, signal.SIGWINCH, signal.SIGCHLD):
-            if number == signal.SIGCHLD or signal.getsignal(number) != signal.SIG_IGN:
-                signal.signal(number, lambda *_: None)
+        sig.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
+        for number in (*_ENDS, sig.SIGWINCH, sig.SIGCHLD):
+            if number == sig.SIGCHLD or sig.getsignal(number) != sig.SIG_IGN:
+                sig.signal(number, lambda *_: None)
         self._loop.watch(wake_r, lambda: self._signals(wake_r))
 
     def _signals(self, wake: int) -> None:
         numbers = os.read(wake, 512)
-        if signal.SIGCHLD in numbers:
+        if sig.SIGCHLD in numbers:
             self._children.reap()
-        if signal.SIGWINCH in numbers and self._source and not self._source.closed:
+        if sig.SIGWINCH in numbers and self._source and not self._source.closed:
             self._outer.copy_size(self._source.fd)
         for number in numbers:
             if number in _ENDS:
@@ -92,7 +90,7 @@ class Session:
         self._socket = terminal.ConsoleSocket(directory, name)
         self._loop.watch(self._socket.fileno(), self._connect)
         fd = os.memfd_create("process")
-        os.write(fd, json.dumps(process).encode())
+        os.write(fd, quickjson.dumps(process).encode())
         os.set_inheritable(fd, True)
         argv = chosen.exec_argv(
             app, f"/proc/self/fd/{fd}", f"{self._files}.pid",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 
-FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-URGENT = (signal.SIGINT, signal.SIGTERM)
+from rkt.linux import sig
+
+FORWARDED = (sig.SIGINT, sig.SIGTERM, sig.SIGHUP, sig.SIGQUIT)
+URGENT = (sig.SIGINT, sig.SIGTERM)
 
 
 def catch(*, resize: bool) -> int:
@@ -14,13 +15,13 @@ def catch(*, resize: bool) -> int:
     wake_r, wake_w = os.pipe()
     os.set_blocking(wake_r, False)
     os.set_blocking(wake_w, False)
-    signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
-    numbers = [*FORWARDED, signal.SIGCHLD]
+    sig.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
+    numbers = [*FORWARDED, sig.SIGCHLD]
     if resize:
-        numbers.append(signal.SIGWINCH)
+        numbers.append(sig.SIGWINCH)
     for number in numbers:
-        if number == signal.SIGCHLD or signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, _note)
+        if number == sig.SIGCHLD or sig.getsignal(number) != sig.SIG_IGN:
+            sig.signal(number, _note)
     return wake_r
 
 

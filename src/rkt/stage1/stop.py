@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 
 from rkt.errors import PodStateError, UsageError
+from rkt.linux import sig
 from rkt.stage1 import contract, identity, launch
 
 
@@ -23,12 +23,12 @@ def _main(argv: list[str]) -> int:
         raise PodStateError("the pod is not running")
     force = any(name == "force" and value == "true" for name, value in flags)
     if force:
-        target, number = (state.init, state.init_start), signal.SIGKILL
+        target, number = (state.init, state.init_start), sig.SIGKILL
     else:
-        target, number = (state.supervisor, state.supervisor_start), signal.SIGTERM
+        target, number = (state.supervisor, state.supervisor_start), sig.SIGTERM
     pidfd = identity.open_process(*target, "the pod")
     try:
-        signal.pidfd_send_signal(pidfd, number)
+        sig.pidfd_send_signal(pidfd, number)
     finally:
         os.close(pidfd)
     return 0

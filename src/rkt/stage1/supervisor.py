@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 
 from rkt.errors import RktError
-from rkt.linux import atomic
+from rkt.linux import atomic, sig
 from rkt.stage1 import cgroup, filters, identity, policy, pump, reason, runtime, signals, starting
 from rkt.stage1.children import Children, kill
 from rkt.stage1.console import Console
@@ -88,12 +87,12 @@ class Supervisor:
             numbers = os.read(self._wake, 512)
         except BlockingIOError:
             return
-        if signal.SIGCHLD in numbers:
+        if sig.SIGCHLD in numbers:
             self.children.reap()
         for number in numbers:
             if number in signals.FORWARDED:
                 self._forward(number)
-            elif number == signal.SIGWINCH:
+            elif number == sig.SIGWINCH:
                 self._console.resize(self.apps)
 
     def _forward(self, number: int) -> None:
@@ -104,7 +103,7 @@ class Supervisor:
             self.kill_all()
             return
         self._forwarding = True
-        self.stop(number, f"the pod was stopped by {signal.Signals(number).name}")
+        self.stop(number, f"the pod was stopped by {sig.name(number)}")
 
     def stop(self, number: int, why: str = "the pod was stopped") -> None:
         """Send a signal to every app, and SIGKILL when the grace is over.
@@ -133,7 +132,7 @@ class Supervisor:
                 for pid in (app.pid, app.starter):
                     if pid:
                         kill(pid)
-        self._stopping = signal.SIGKILL
+        self._stopping = sig.SIGKILL
 
     def kill_all(self) -> None:
         """Kill the pod's first process, and so all of the pod."""
@@ -151,7 +150,7 @@ class Supervisor:
         app.unhealthy = text
         pid = app.pid
         self.note(app, text)
-        kill(pid, signal.SIGTERM)
+        kill(pid, sig.SIGTERM)
 
         def insist() -> None:
             if app.pid == pid:
@@ -177,7 +176,7 @@ class Supervisor:
         if app.step == "post-stop" or not (app.pid or app.starter):
             return
         if app.pid:
-            kill(app.pid, signal.SIGTERM)
+            kill(app.pid, sig.SIGTERM)
         self.loop.cancel(app.timer)
         app.timer = self.loop.after(self._policy.stop_timeout, lambda: self._insist(app))
 
@@ -235,7 +234,7 @@ class Supervisor:
                 return
             if self._stopping or app.stopping or not self.init_alive:
                 app.steps = []
-                self._finish(app, self._explain(app, -signal.SIGKILL))
+                self._finish(app, self._explain(app, -sig.SIGKILL))
                 return
             self._fail(app)
             return
@@ -249,9 +248,9 @@ class Supervisor:
         if app.step == "main":
             self._main_began(app)
         self.children.adopt(pid, lambda code: self._exited(app, code))
-        ending = self._stopping or (signal.SIGTERM if app.stopping else 0)
+        ending = self._stopping or (sig.SIGTERM if app.stopping else 0)
         if app.pid == pid and ending and app.step != "post-stop":
-            kill(pid, signal.SIGKILL if app.overdue else ending)
+            kill(pid, sig.SIGKILL if app.overdue else ending)
 
     def _main_began(self, app: AppRun) -> None:
         text = f"{app.pid} {identity.start_time(app.pid)}\n".encode()
@@ -301,7 +300,7 @@ class Supervisor:
             self._handler_failed(app, reason.of_handler(app.step, code))
         elif (self._stopping or app.stopping) and app.step == "pre-start":
             text = f"was not started: {app.stopping or self._why}"
-            self._finish(app, reason.End(128 + signal.SIGTERM, "stopped", text))
+            self._finish(app, reason.End(128 + sig.SIGTERM, "stopped", text))
         if not app.steps or not self.init_alive:
             app.steps = []
             self._round_over(app)
@@ -339,9 +338,9 @@ class Supervisor:
         )  # fmt: skip
         if app.unhealthy:
             return reason.End(end.status or 1, "health", app.unhealthy, number=end.signal)
-        if code == -signal.SIGKILL and not oom and identity.is_ending(self._init_pid):
+        if code == -sig.SIGKILL and not oom and identity.is_ending(self._init_pid):
             return reason.of_stop(end, "the pod was killed")
-        if app.overdue and code == -signal.SIGKILL:
+        if app.overdue and code == -sig.SIGKILL:
             seconds = f"{self._policy.stop_timeout:g} s"
             why = app.stopping or self._why
             return reason.of_stop(end, f"it did not end within {seconds} after {why}")
@@ -421,7 +420,7 @@ class Supervisor:
             if app.overdue or not self._stopping:
                 self._culprit = self._culprit or app
             if not self._stopping:
-                self.stop(signal.SIGTERM, f'the pod was stopped because app "{app.name}" failed')
+                self.stop(sig.SIGTERM, f'the pod was stopped because app "{app.name}" failed')
 
     def _record(self, app: AppRun) -> None:
         """Write exit code and reason where `rkt status` finds them."""

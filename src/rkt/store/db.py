@@ -121,7 +121,7 @@ class Database:
         if gid == 0:
             yield
             return
-        with libc.fs_ids(_NOBODY, gid):
+        with libc.FsIds(_NOBODY, gid):
             # Where nobody cannot come, neither can members whom root has to fear.
             if _reaches(os.path.dirname(self.path)):
                 yield
