@@ -248,9 +248,9 @@ def test_handlers(rkt: RktContext, runtime: str) -> None:
     [
         ("pre-start", ["/nosuch"], 254, ('app "app": error looking up "/nosuch": no such file or '
          "directory")),
-        ("pre-start", ["/bin/sh", "-c", "exit 9"], 9, ('app "app": pre-start handler exited with '
+        ("pre-start", ["/bin/sh", "-c", "exit 9"], 9, ('app "app" pre-start handler exited with '
          "status 9")),
-        ("pre-start", ["/bin/sh", "-c", "kill -9 $$"], 137, ('app "app": pre-start handler was '
+        ("pre-start", ["/bin/sh", "-c", "kill -9 $$"], 137, ('app "app" pre-start handler was '
          "killed by SIGKILL")),
         ("post-stop", ["/bin/sh", "-c", "exit 9"], 0, ('app "app": post-stop handler exited with '
          "status 9")),

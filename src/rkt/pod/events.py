@@ -152,7 +152,8 @@ class Tracker:
             problem(f'pod "{self.uuid}": {describe(err)}')
         if ended:
             # A file's time may lag some milliseconds behind the clock.
-            end = max([end, *(event.time for event in found)])
+            told = (time for times in self._apps.values() for time in times.values())
+            end = max([end, *told, *(event.time for event in found)])
             self._tell(found, "exited", end, guessed=is_guess)
 
     def _app(
