@@ -304,7 +304,7 @@ def _failure(err: Exception) -> GRPCError:
         status = Status.INVALID_ARGUMENT
     elif isinstance(err, PodStateError):
         status = Status.FAILED_PRECONDITION
-    elif isinstance(err, PermissionError):
+    elif isinstance(err, PermissionError) or isinstance(err.__cause__, PermissionError):
         status = Status.PERMISSION_DENIED
     elif isinstance(err, StoreError):
         status = Status.UNAVAILABLE
