@@ -96,6 +96,7 @@ def test_the_life_of_a_mutable_pod(rkt: RktContext) -> None:
     keys = [line.partition("=")[0] for line in lines]
     assert keys == [
         "name", "state", "image_id", "created_at", "started_at", "finished_at", "exit_code",
+        "reason",
     ]  # fmt: skip
     values = dict(line.split("=", 1) for line in lines)
     assert (values["state"], values["exit_code"]) == ("exited", "143")
@@ -113,6 +114,22 @@ def test_the_life_of_a_mutable_pod(rkt: RktContext) -> None:
     assert rkt.pod_state(pod.uuid) == "exited"
     rkt.rkt("gc", "--grace-period=0s")
     assert [names for _, _, names in os.walk(f"{rkt.data}/pods") if names] == []
+
+
+def test_a_sandbox_in_the_background_with_a_name(rkt: RktContext) -> None:
+    aci = image(rkt, "trap '' TERM; echo up; while :; do sleep 0.05; done")
+    uuid = rkt.rkt(
+        "app", "sandbox", "--detach", "--pod-name=box", "--stop-timeout=100ms"
+    ).stdout.strip()
+    rkt.rkt(OPEN, "app", "add", "box", aci.id, "--name=s")
+    rkt.rkt("app", "start", "box", "--app=s")
+    rkt.wait_for(lambda: rkt.rkt("logs", "box").stdout == "up\n")
+    result = rkt.rkt("app", "sandbox", "--pod-name=box", status=1)
+    assert f'rkt: pod name "box" is in use by pod "{uuid}"\n' in result.stderr
+    assert 'invalid pod name "a/b"' in rkt.rkt("app", "sandbox", "--pod-name=a/b", status=1).stderr
+    assert rkt.rkt("stop", "box").stdout == f'"{uuid}"\n'
+    assert "\ns=137\n" in rkt.rkt("status", "--wait", "box").stdout
+    assert len(rkt.rkt("list", "--no-legend").stdout.splitlines()) == 1
 
 
 def test_the_pod_goes_on_whatever_becomes_of_its_apps(rkt: RktContext) -> None:

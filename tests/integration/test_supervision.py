@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -9,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -47,6 +48,22 @@ def end(rkt: RktContext, uuid: str) -> None:
 def status(rkt: RktContext, name: str, *flags: str) -> dict[str, str]:
     lines = rkt.rkt("status", *flags, name).stdout.splitlines()
     return dict(line.split("=", 1) for line in lines)
+
+
+def same_in_json(rkt: RktContext, name: str) -> dict[str, Any]:
+    """Hold what every other view tells of the end of a pod's app against `rkt status`."""
+    pod = json.loads(rkt.rkt("status", "--format=json", name).stdout)
+    (listed,) = json.loads(rkt.rkt("list", "--format=json").stdout)
+    (app,) = pod["apps"]
+    assert listed == pod
+    assert (pod["state"], app["state"]) == ("exited", "exited")
+    lines = status(rkt, name)
+    assert app["reason"] == lines["app-reason"]
+    assert str(app.get("exit_code")) == lines.get("app", "None")
+    assert app.get("restarts", 0) == int(lines.get("app-restarts", 0))
+    shown = rkt.rkt("app", "status", "--app=app", name).stdout
+    assert f"\nreason={app['reason']}\n" in shown
+    return dict(app)
 
 
 def supervisor(rkt: RktContext, uuid: str) -> int:
@@ -133,6 +150,11 @@ def test_a_name_is_good_for_every_command(rkt: RktContext, image: str) -> None:
     assert rows[1][0] == uuid[:8]
     assert rows[1][-1] == "web.1"
     assert rkt.rkt("enter", "web.1", "/bin/echo", "inside").stdout == "inside\n"
+    result = rkt.rkt(OPEN, "run", "--pod-name=web.1", image, status=254)
+    assert result.stderr.endswith(
+        f'rkt: pod name "web.1" is in use by pod "{uuid}"\n'
+        "hint: rkt stop web.1; rkt status --wait web.1; rkt rm web.1\n"
+    )
     assert '"apps"' in rkt.rkt("cat-manifest", "web.1").stdout
     assert rkt.rkt("stop", "web.1").stdout == f'"{uuid}"\n'
     rkt.rkt("status", "--wait", "web.1")
@@ -307,6 +329,7 @@ def test_why(
     assert run(rkt, image, script, *flags, status=code).stderr == f'rkt: app "app" {text}'
     found = status(rkt, "p")
     assert (found["app"], found["app-reason"]) == (str(code), text)
+    assert same_in_json(rkt, "p")["exit_code"] == code
 
 
 @pytest.mark.parametrize(("script", "together", "wanted"), [
@@ -365,6 +388,30 @@ def test_other_apps_end_because_of_the_first(rkt: RktContext, image: str) -> Non
     )
 
 
+@pytest.mark.parametrize(("flags", "text"), [
+    (("--exec=/nosuch",), 'error looking up "/nosuch": no such file or directory'),
+    (("--exec=/etc/passwd",), 'error looking up "/etc/passwd": permission denied (not executable)'),
+    (("--exec=/perl",), '"/perl": its interpreter "/usr/bin/perl" is not in the image'),
+    (("--user=bob",), 'invalid user "bob": not in /etc/passwd of the image'),
+])  # fmt: skip
+def test_an_app_that_cannot_be_started(rkt: RktContext, flags: tuple[str, ...], text: str) -> None:
+    builder = AciBuilder("example.com/app").busybox()
+    aci = builder.file("perl", "#!/usr/bin/perl\n1\n", mode=0o755).build(rkt.files)
+    result = rkt.rkt(OPEN, "run", "--pod-name=p", aci.path, *flags, status=254)
+    assert result.stderr.splitlines()[-1] == f'rkt: app "app": {text}'
+    assert status(rkt, "p")["app-reason"] == f'was not started: app "app": {text}'
+    assert "exit_code" not in same_in_json(rkt, "p")
+
+
+def test_a_pre_start_handler_that_fails(rkt: RktContext) -> None:
+    handler = {"eventHandlers": [{"name": "pre-start", "exec": ["/bin/sh", "-c", "exit 3"]}]}
+    aci = AciBuilder("example.com/app", app=handler).busybox().build(rkt.files)
+    result = rkt.rkt(OPEN, "run", "--pod-name=p", aci.path, status=3)
+    text = "pre-start handler exited with status 3"
+    assert result.stderr.splitlines()[-1] == f'rkt: app "app" {text}'
+    assert (same_in_json(rkt, "p")["reason"], status(rkt, "p")["app"]) == (text, "3")
+
+
 def test_a_post_stop_handler_that_fails(rkt: RktContext) -> None:
     handler = {"eventHandlers": [{"name": "post-stop", "exec": ["/bin/sh", "-c", "exit 3"]}]}
     aci = AciBuilder("example.com/app", app=handler).busybox().build(rkt.files)
@@ -381,10 +428,12 @@ def test_nobody_was_there_to_say_why(rkt: RktContext, image: str) -> None:
     assert (found["state"], found["app-reason"]) == (
         "exited", "its supervisor was killed while it ran",
     )  # fmt: skip
+    same_in_json(rkt, uuid)
     with open(f"{rkt.pod_dir(uuid)}/boot-id", "w") as file:
         file.write("00000000-0000-0000-0000-000000000000\n")
     found = status(rkt, uuid)
     assert found["app-reason"] == "the host was rebooted, or crashed, while it ran"
+    same_in_json(rkt, uuid)
     rkt.rkt("rm", uuid)
 
 

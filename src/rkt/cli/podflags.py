@@ -149,7 +149,7 @@ def pod_request(context: Context, args: Parsed) -> PodRequest:
         no_overlay=args.flag("no-overlay"),
         private_users=args.flag("private-users"),
         pod_manifest=manifest,
-        name=_pod_name(args),
+        name=pod_name(args),
         annotations=lifeflags.pod_annotations(args),
     )
     if request.private_users and not os.path.exists("/proc/self/ns/user"):
@@ -161,7 +161,8 @@ def pod_request(context: Context, args: Parsed) -> PodRequest:
     return request
 
 
-def _pod_name(args: Parsed) -> str:
+def pod_name(args: Parsed) -> str:
+    """Give the name that the pod is to have, "" for none.  Raises UsageError."""
     if not args.given("pod-name"):
         return ""
     from rkt.pod.naming import check

@@ -42,9 +42,11 @@ def claim(pod: Pod, name: str) -> None:
     with _locked(data_dir) as directory:
         other = lifecycle.named(data_dir, name)
         if other is not None:
+            hint = f"rkt rm {name}"
+            if other.state() == "running":
+                hint = f"rkt stop {name}; rkt status --wait {name}; {hint}"
             other.close()
-            raise PodStateError(f'pod name "{name}" is in use by pod "{other.uuid}"',
-                                hint=f"rkt rm {name}")  # fmt: skip
+            raise PodStateError(f'pod name "{name}" is in use by pod "{other.uuid}"', hint=hint)
         # The pod's own file first: whoever collects a pod that was killed here finds the links.
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         with os.fdopen(os.open("name", flags, 0o644, dir_fd=pod.fd), "w") as file:

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from rkt.pod import lifecycle, view
+from rkt.errors import one_line
+from rkt.pod import lifecycle, reason, view
 
 if TYPE_CHECKING:
     from rkt.pod.lifecycle import Pod
+    from rkt.pod.reason import Reason
     from rkt.schema.pod import PodManifest, RuntimeApp
 
 CREATED = "created"
@@ -30,7 +32,10 @@ class MountReport(msgspec.Struct, frozen=True):
 
 
 class AppReport(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An app's state; times in ns since 1970."""
+    """An app's state; times in ns since 1970.
+
+    `reason` is why it ended, `last_reason` the same of one that is going to start again.
+    """
 
     name: str
     state: str
@@ -42,6 +47,10 @@ class AppReport(msgspec.Struct, frozen=True, omit_defaults=True):
     mounts: tuple[MountReport, ...] = ()
     user_annotations: dict[str, str] = {}
     user_labels: dict[str, str] = {}
+    reason: str = ""
+    last_reason: str = ""
+    restarts: int = 0
+    health: str = ""
 
 
 class PodReport(msgspec.Struct, frozen=True, omit_defaults=True, rename={"uuid": "name"}):
@@ -71,11 +80,13 @@ def pod(of: Pod) -> PodReport:
     if not has_apps(state):
         return PodReport(of.uuid, state)
     manifest = view.manifest(of)
+    names = tuple(app.name for app in manifest.apps)
+    ends = reason.of_apps(of, state, names) if view.has_ended(state) or state == "running" else {}
     return PodReport(
         of.uuid, state,
         networks=tuple(view.network_infos(of)),
-        app_names=tuple(app.name for app in manifest.apps),
-        apps=tuple(app(of, one, manifest, state) for one in manifest.apps),
+        app_names=names,
+        apps=tuple(app(of, one, manifest, state, ends.get(one.name)) for one in manifest.apps),
         created_at=None if created is None else created // 10**9,
         started_at=None if started is None else started // 10**9,
         pod_name=of.name(),
@@ -84,7 +95,9 @@ def pod(of: Pod) -> PodReport:
     )  # fmt: skip
 
 
-def app(of: Pod, one: RuntimeApp, manifest: PodManifest, state: str) -> AppReport:
+def app(
+    of: Pod, one: RuntimeApp, manifest: PodManifest, state: str, end: Reason | None = None
+) -> AppReport:
     """Look at an app of a pod that is in a state.
 
     Started is what has a process recorded, or the marker of a mutable pod; of an app that ended
@@ -105,6 +118,8 @@ def app(of: Pod, one: RuntimeApp, manifest: PodManifest, state: str) -> AppRepor
         found = CREATED
     else:
         found = UNKNOWN
+    again = end is not None and end.again and state == "running"
+    text = "" if end is None else one_line(end.text)
     return AppReport(
         one.name, found,
         created_at=created, started_at=started, finished_at=finished,
@@ -112,6 +127,9 @@ def app(of: Pod, one: RuntimeApp, manifest: PodManifest, state: str) -> AppRepor
         image_id=one.image.id, mounts=_mounts(of, one, manifest),
         user_annotations=one.app.user_annotations if one.app else {},
         user_labels=one.app.user_labels if one.app else {},
+        reason="" if again else text, last_reason=text if again else "",
+        restarts=end.restarts if end is not None else 0,
+        health=reason.health(of, one.name) if state == "running" else "",
     )  # fmt: skip
 
 

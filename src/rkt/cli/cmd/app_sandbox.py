@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 
+from rkt.cli import lifeflags
 from rkt.cli.flags import Command, Flag, invalid
 from rkt.cli.nameflags import NAME_FLAGS, hostname
 from rkt.cli.nameflags import read as name_service
 from rkt.cli.podapp import exit_code
-from rkt.cli.podflags import STAGE1_FLAGS, networks, preparer, register
+from rkt.cli.podflags import STAGE1_FLAGS, networks, pod_name, preparer, register
 from rkt.errors import RktError
 from rkt.stage0.request import PodRequest, RunRequest
 
@@ -22,8 +23,11 @@ COMMAND = Command(
     "",
     description="""\
 Creates an empty pod and runs it until it is stopped.  Apps are added to it with "rkt app add" once
-it is ready: see --uuid-file-save and "rkt status --wait-ready".""",
+it is ready: see --detach, or --uuid-file-save and "rkt status --wait-ready".""",
     flags=(
+        Flag("detach", "run the pod in the background: print its UUID once apps can be added",
+             kind="bool", short="d"),
+        *(flag for flag in lifeflags.LIFE_FLAGS if flag.name != "restart"),
         Flag("annotation", "set the pod's annotations (example: '--annotation=foo=bar')",
              kind="each"),
         Flag("hostname", "pod's hostname. If empty, it will be \"rkt-$PODUUID\""),
@@ -54,9 +58,9 @@ def run(context: Context, args: Parsed) -> int:
 
 
 def _run(context: Context, args: Parsed) -> int:
+    from rkt.cli.cmd.run import begin, refuse_or_remove
     from rkt.pod import state
     from rkt.stage0.prepare import save_uuid
-    from rkt.stage0.run import run as start
 
     if args.words:
         raise RktError(f'app sandbox takes no image: "{args.words[0]}"',
@@ -67,15 +71,18 @@ def _run(context: Context, args: Parsed) -> int:
         ports=args.all("port"),
         no_overlay=args.flag("no-overlay"),
         mutable=True,
-        annotations=_pairs(args, "annotation"),
+        name=pod_name(args),
+        annotations={**_pairs(args, "annotation"), **lifeflags.pod_annotations(args)},
         user_annotations=_pairs(args, "user-annotation"),
         user_labels=_pairs(args, "user-label"),
     )
     pod = preparer(context, args, "new").prepare(pod_request)
     if args.given("uuid-file-save"):
         save_uuid(args.string("uuid-file-save"), pod.uuid)
+    if args.flag("detach"):
+        refuse_or_remove(pod)
     pod.move(state.RUN)
-    start(pod, request)
+    return begin(pod, request, detached=args.flag("detach"))
 
 
 def _run_request(context: Context, args: Parsed) -> RunRequest:

@@ -57,6 +57,10 @@ def _print(app: AppReport) -> None:
     _block("mounts", mounts)
     _block("user_annotations", [f"{key}:{value}" for key, value in app.user_annotations.items()])
     _block("user_labels", [f"{key}:{value}" for key, value in app.user_labels.items()])
+    for key in ("reason", "last_reason", "restarts", "health"):
+        value = getattr(app, key)
+        if value:
+            output.line(f"{key}={value}")
 
 
 def _block(key: str, values: list[str]) -> None:

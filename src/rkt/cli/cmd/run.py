@@ -49,13 +49,14 @@ def run(context: Context, args: Parsed) -> int:
     if args.given("uuid-file-save"):
         save_uuid(args.string("uuid-file-save"), pod.uuid)
     if args.flag("detach"):
-        _refuse_or_remove(pod)
+        refuse_or_remove(pod)
     # A pod that a power cut loses between two states has ended all the same: gc finds it in either.
     pod.move(state.RUN, durable=False)
     return begin(pod, start_request, detached=args.flag("detach"))
 
 
-def _refuse_or_remove(pod: Pod) -> None:
+def refuse_or_remove(pod: Pod) -> None:
+    """Remove a pod whose stage1 cannot be detached.  Raises RktError then."""
     from rkt.stage0 import detach
     from rkt.stage0.remove import remove
 
