@@ -5,6 +5,7 @@ The tests that are imported are those of stage1-oci, run again with this stage1.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from typing import TYPE_CHECKING
@@ -290,3 +291,20 @@ def test_prepared_pods_keep_their_flavour(rkt: RktContext) -> None:
     os.unlink(f"{rkt.local}/stage1.d/stage1.json")
     result = rkt.rkt("run-prepared", uuid)
     assert result.stdout.strip() == inside(rkt, "readlink", "/proc/self/ns/pid").strip()
+
+
+def test_what_it_uses_is_counted(rkt: RktContext) -> None:
+    script = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; sleep 1000 & echo ready >&2; wait"
+    path = AciBuilder("example.com/app", exec=("/bin/sh", "-c", script)).busybox().build(rkt.files)
+    uuid = rkt.rkt(OPEN, "run", "--detach", path.path).stdout.strip()
+    rkt.wait_for(lambda: rkt.rkt("logs", uuid).stderr == "ready\n")
+    (pod,) = json.loads(rkt.rkt("stats", "--format=json", uuid).stdout)
+    (app,) = pod["apps"]
+    for used in (pod, app):
+        assert used["cpu_nanoseconds"] > 1_000_000
+        assert used["pids"] == 2
+        assert 10_000 < used["memory"] < 100_000_000
+        assert used["memory_limit"] is None
+    assert pod["network_received"] is None
+    rkt.rkt("stop", uuid)
+    rkt.rkt("status", "--wait", uuid)

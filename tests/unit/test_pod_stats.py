@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
-from rkt.pod import stats
+from rkt.pod import processes, stats
 from rkt.pod.stats import Trees, Usage
 
 if TYPE_CHECKING:
@@ -86,3 +87,49 @@ def test_what_is_not_counted_is_none(tmp_path: Path) -> None:
 def test_interfaces_without_loopback() -> None:
     assert stats.interface_bytes(NET) == (1005, 207)
     assert stats.interface_bytes("") == (None, None)
+
+
+def process(proc: Path, pid: int, *, name: str = "a) b", threads: int = 1, **files: str) -> None:
+    """Write what /proc has of a process: 100 and 20 ticks of its own, 3 and 4 of dead children."""
+    head = "S 1 1 1 0 -1 4194560 1 1 1 1"
+    stat = f"{pid} ({name}) {head} 100 20 3 4 20 0 {threads} 0 99 1 1\n"
+    put(proc, str(pid), stat=stat, **files)
+
+
+def test_processes_are_added_up(tmp_path: Path) -> None:
+    io = "rchar: 9\nread_bytes: 10\nwrite_bytes: 20\ncancelled_write_bytes: 5\n"
+    rollup = "0-1 ---p 0 00:00 0 [rollup]\nRss: 900 kB\nPss: 300 kB\n"
+    process(tmp_path, 7, threads=3, io=io, smaps_rollup=rollup)
+    process(tmp_path, 8, statm="100 2 1 1 0 1 0\n")
+    put(tmp_path, "9", stat="9 (torn")
+    tick = 10**9 // os.sysconf("SC_CLK_TCK")
+    used = processes.add_up([7, 8, 9, 10], str(tmp_path))
+    memory = 300 * 1024 + 2 * os.sysconf("SC_PAGE_SIZE")
+    assert used == processes.Sum(2 * 127 * tick, memory, 4, 10, 20)
+    assert processes.add_up([10], str(tmp_path)) == processes.Sum(0, 0, 0, None, None)
+
+
+def test_members_of_the_first_cgroup_that_has_any(tmp_path: Path) -> None:
+    put(tmp_path, "one", cgroup__procs="")
+    put(tmp_path, "two", cgroup__procs="1\n")
+    put(tmp_path, "two/app", cgroup__procs="2\n3\n")
+    put(tmp_path, "three", cgroup__procs="4\n")
+    tops = [str(tmp_path / name) for name in ("none", "one", "two", "three")]
+    assert processes.members(tops) == {1, 2, 3}
+    assert processes.members(tops[:2]) == set()
+
+
+def test_what_a_cgroup_does_not_count_its_processes_tell(tmp_path: Path) -> None:
+    put(tmp_path, f"freezer{POD}/app", cgroup__procs=f"{os.getpid()}\n")
+    put(tmp_path, f"pids{POD}", pids__current="77\n")
+    trees = Trees(
+        mount(tmp_path / "pids", "cgroup", "rw,pids")
+        + mount(tmp_path / "freezer", "cgroup", "rw,freezer")
+    )
+    used = trees.usage(POD)
+    assert used.pids == 77
+    assert used.cpu is not None
+    assert used.cpu > 0
+    assert used.memory is not None
+    assert used.memory > 100_000
+    assert used.memory_limit is None

@@ -1,6 +1,7 @@
 """What a running pod uses: read from its cgroups and from its network namespace.
 
-Version 1, hybrid and version 2 hosts.  What a host does not count is None.
+Version 1, hybrid and version 2 hosts.  What the cgroups do not count is added up from their
+processes; what cannot be known is None.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from rkt.errors import RktError
-from rkt.pod import view
+from rkt.pod import processes, view
 
 if TYPE_CHECKING:
     from rkt.pod.lifecycle import Pod
@@ -75,8 +76,14 @@ class Trees:
         """Read a cgroup, given by its path below the roots."""
         two = f"{self.unified}{path}" if self.unified else ""
         if two and _text(f"{two}/cgroup.controllers").strip():
-            return _usage_v2(two)
-        return self._usage_v1(path)
+            found = _usage_v2(two)
+        else:
+            found = self._usage_v1(path)
+        if None not in (found.cpu, found.memory, found.pids, found.io_read):
+            return found
+        tops = dict.fromkeys((*self.v1.values(), *([self.unified] if self.unified else ())))
+        pids = processes.members(f"{top}{path}" for top in tops)
+        return _completed(found, processes.add_up(pids)) if pids else found
 
     def _usage_v1(self, path: str) -> Usage:
         memory = self._directory("memory", path)
@@ -115,6 +122,18 @@ def read(pod: Pod, trees: Trees) -> PodStats:
     usage = trees.usage(path) if path else Usage()
     return PodStats(
         pod.uuid, pod.name(), apps, usage, received, sent, time.monotonic_ns(), pod.started()
+    )
+
+
+def _completed(found: Usage, used: processes.Sum) -> Usage:
+    """Fill in what a cgroup did not count."""
+    return Usage(
+        cpu=used.cpu if found.cpu is None else found.cpu,
+        memory=used.memory if found.memory is None else found.memory,
+        memory_limit=found.memory_limit,
+        pids=used.threads if found.pids is None else found.pids,
+        io_read=used.io_read if found.io_read is None else found.io_read,
+        io_written=used.io_written if found.io_written is None else found.io_written,
     )
 
 
