@@ -148,6 +148,10 @@ def test_which_lines(rkt: RktContext, image: str) -> None:
 @pytest.mark.parametrize(("flag", "text"), [
     ("--since=tomorrow", '"tomorrow" for --since=tomorrow: is neither a duration nor a time'),
     ("--tail=few", '"few" for --tail=few: must be a number or "all"'),
+    ("--tail=-1", '"-1" for --tail=-1: must be a number or "all"'),
+    ("--tail=\u00b2", '"\u00b2" for --tail=\u00b2: must be a number or "all"'),
+    ("--since=9999999h", '"9999999h" for --since=9999999h: is neither a duration nor a time'),
+    ("--until=\u00b2", '"\u00b2" for --until=\u00b2: is neither a duration nor a time'),
     ("--stream=both", '"both" for --stream=both: must be "stdout" or "stderr"'),
 ])  # fmt: skip
 def test_flags_refused(rkt: RktContext, flag: str, text: str) -> None:

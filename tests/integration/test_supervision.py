@@ -242,7 +242,9 @@ def test_force_ends_a_pod_that_restarts(rkt: RktContext, image: str) -> None:
     assert (found["state"], found["app"]) == ("exited", "137")
 
 
-@pytest.mark.parametrize("value", ["sometimes", "no:3", "on-failure:x", "always:2", ""])
+@pytest.mark.parametrize("value", [
+    "sometimes", "no:3", "on-failure:x", "on-failure:\u00b2", "always:2", "",
+])  # fmt: skip
 def test_policies_refused(rkt: RktContext, image: str, value: str) -> None:
     result = rkt.rkt(OPEN, "run", f"--restart={value}", image, status=254)
     text = "must be no, on-failure, on-failure:N or always"

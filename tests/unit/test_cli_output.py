@@ -68,7 +68,7 @@ def test_durations(text: str, seconds: float, back: str) -> None:
     assert duration.format(seconds) == back
 
 
-@pytest.mark.parametrize("text", ["", "x", "10", "1.2.3s", "s", "-", "5 m", "3d"])
+@pytest.mark.parametrize("text", ["", "x", "10", "1.2.3s", "s", "-", "5 m", "3d", "2562048h"])
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(ValueError, match="invalid duration"):
         duration.parse(text)

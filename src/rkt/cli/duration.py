@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_LONGEST = float(1 << 63) / 1e9  # Go counts nanoseconds in 64 bits
 
 
 def parse(text: str) -> float:
@@ -20,7 +21,7 @@ def parse(text: str) -> float:
         if not number or number.count(".") > 1 or number == "." or unit not in _UNITS:
             raise ValueError(f'invalid duration "{text}"')
         total += float(number) * _UNITS[unit]
-    if not text.lstrip("+-"):
+    if not text.lstrip("+-") or total > _LONGEST:
         raise ValueError(f'invalid duration "{text}"')
     return sign * total
 

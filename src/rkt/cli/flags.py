@@ -239,6 +239,11 @@ def invalid(name: str, value: str, cause: str) -> UsageError:
     return UsageError(f'invalid argument "{value}" for --{name}={value}: {cause}')
 
 
+def whole_number(text: str) -> int | None:
+    """Read a number of ASCII digits, None if it is none or one that nobody can mean."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
+
+
 def converted(name: str, value: str, convert: Callable[[str], object]) -> object:
     """Convert a flag's value; a ValueError becomes the flag's usage error."""
     try:

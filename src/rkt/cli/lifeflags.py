@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from rkt import const
 from rkt.cli import duration
-from rkt.cli.flags import Flag, converted, invalid
+from rkt.cli.flags import Flag, converted, invalid, whole_number
 from rkt.errors import RktError, SchemaError, UsageError
 
 TYPE_CHECKING = False
@@ -62,7 +62,7 @@ def app_annotations(app: AppWords) -> dict[str, str]:
         if name == "health-cmd":
             text = _command(value)
         elif name == "health-retries":
-            if not value.isdigit() or int(value) < 1:
+            if not whole_number(value):
                 raise invalid(name, value, "must be a positive number")
             text = value
         else:
@@ -80,7 +80,7 @@ def check_restart(args: Parsed, *, interactive: bool) -> None:
 def _restart(text: str) -> str:
     name, colon, limit = text.partition(":")
     if name not in ("no", "on-failure", "always") or (
-        colon and (name != "on-failure" or not limit.isdigit())
+        colon and (name != "on-failure" or whole_number(limit) is None)
     ):
         raise invalid("restart", text, "must be no, on-failure, on-failure:N or always")
     return text

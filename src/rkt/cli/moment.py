@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rkt.cli import duration
-from rkt.cli.flags import converted
+from rkt.cli.flags import converted, whole_number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,12 +27,13 @@ def parse(text: str, now: int) -> int:
     except ValueError:
         pass
     whole, dot, fraction = text.partition(".")
-    if whole.isdigit() and (fraction.isdigit() or not dot):
-        return int(whole) * 10**9 + int(fraction[:9].ljust(9, "0") or 0)
+    seconds = whole_number(whole)
+    if seconds is not None and (whole_number(fraction[:9]) is not None or not dot):
+        return seconds * 10**9 + int(fraction[:9].ljust(9, "0") or 0)
     from datetime import datetime
 
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        return int(moment.timestamp() * 10**6) * 1000
+    except (ValueError, OverflowError):
         raise ValueError("is neither a duration nor a time") from None
-    return int(moment.timestamp() * 10**6) * 1000

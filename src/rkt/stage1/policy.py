@@ -33,15 +33,15 @@ class PodPolicy:
         text = annotations.get(const.POD_RESTART, NO)
         self.restart, _, limit = text.partition(":")
         if self.restart not in (NO, ON_FAILURE, ALWAYS) or (
-            limit and (self.restart != ON_FAILURE or not limit.isdigit())
+            limit and (self.restart != ON_FAILURE or _number(limit) < 0)
         ):
             raise SchemaError(f'{where}: invalid restart policy "{text}"')
-        self.limit = int(limit) if limit else -1
+        self.limit = _number(limit)
         self.stop_timeout = _seconds(annotations, const.POD_STOP_TIMEOUT, STOP_TIMEOUT, where)
         size = annotations.get(const.POD_LOG_SIZE, str(applog.DEFAULT_SIZE))
-        if not size.isdigit():
+        self.log_size = _number(size)
+        if self.log_size < 0:
             raise SchemaError(f'{where}: invalid log size "{size}"')
-        self.log_size = int(size)
 
 
 class Restarts:
@@ -101,15 +101,20 @@ def health(app: App) -> HealthPlan | None:
     plan.timeout = _seconds(annotations, const.HEALTH_TIMEOUT, plan.timeout, where)
     plan.start_period = _seconds(annotations, const.HEALTH_START, 0.0, where)
     retries = annotations.get(const.HEALTH_RETRIES, str(plan.retries))
-    if not retries.isdigit() or int(retries) < 1:
+    plan.retries = _number(retries)
+    if plan.retries < 1:
         raise SchemaError(f'{where}: invalid number of health retries "{retries}"')
-    plan.retries = int(retries)
     return plan
 
 
 def pod(manifest: Pod) -> PodPolicy:
     """Read what the pod manifest says.  Raises SchemaError."""
     return PodPolicy(manifest.annotations)
+
+
+def _number(text: str) -> int:
+    """Read a number of ASCII digits; -1 for anything else."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else -1
 
 
 def _seconds(annotations: dict[str, str], name: str, default: float, where: str) -> float:

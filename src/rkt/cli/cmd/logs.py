@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from rkt.cli import moment, output
-from rkt.cli.flags import Command, Flag, invalid
+from rkt.cli.flags import Command, Flag, invalid, whole_number
 from rkt.cli.uuids import UUID_FILE, given_uuid
 from rkt.errors import NotFound, PodStateError
 from rkt.pod import lifecycle, logs, view
@@ -181,6 +181,7 @@ def _timestamp(nanoseconds: int) -> str:
 def _count(text: str) -> int | None:
     if text == "all":
         return None
-    if not text.isdigit():
+    count = whole_number(text)
+    if count is None:
         raise invalid("tail", text, 'must be a number or "all"')
-    return int(text)
+    return count

@@ -39,7 +39,7 @@ _HEADERS = (
     "UUID", "APPS", "CPU%", "CPU TIME", "MEMORY", "LIMIT", "PIDS", "READ", "WRITTEN",
     "RECEIVED", "SENT",
 )  # fmt: skip
-_CLEAR = "\x1b[H\x1b[2J\x1b[3J"
+_CLEAR = "\x1b[H\x1b[2J"
 
 
 def run(context: Context, args: Parsed) -> int:
