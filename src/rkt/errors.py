@@ -180,8 +180,9 @@ def describe(err: BaseException, *, debug: bool = False) -> str:
     """Render an exception as `outermost: root cause`, or as a tree with `debug`."""
     texts = chain(err)
     if not debug:
-        # KernelError has its cause in its own text
-        return texts[0] if texts[0].endswith(texts[-1]) else f"{texts[0]}: {texts[-1]}"
+        # KernelError has its cause in its own text, if not the very path
+        cause = texts[-1].rpartition('": ')[2]
+        return texts[0] if texts[0].endswith(cause) else f"{texts[0]}: {texts[-1]}"
     lines = [texts[0]]
     lines += [f"{'  ' * depth}└─{text}" for depth, text in enumerate(texts[1:], 1)]
     return "\n".join(lines)

@@ -129,7 +129,8 @@ def test_interrupted_while_it_starts(rkt: RktContext) -> None:
     handler = {"eventHandlers": [{"name": "pre-start", "exec": ["/bin/sleep", "1000"]}]}
     slow = AciBuilder("example.com/app", app=handler).busybox().build(rkt.files).path
     process = rkt.spawn(OPEN, "run", "--detach", f"--uuid-file-save={rkt.files}/uuid", slow)
-    rkt.wait_for(lambda: os.path.exists(f"{rkt.files}/uuid"))
+    saved = f"{rkt.files}/uuid"
+    rkt.wait_for(lambda: os.path.exists(saved) and os.path.getsize(saved) == 36)
     with open(f"{rkt.files}/uuid") as file:
         uuid = file.read()
     rkt.wait_for(lambda: os.path.exists(f"{rkt.pod_dir(uuid)}/bundle/app.pre-start/pid"))

@@ -52,3 +52,14 @@ def test_foreign_text_cannot_move_the_cursor(text: str) -> None:
 def test_http_status_names_the_url() -> None:
     err = errors.HTTPStatusError(404, "https://example.com/a.aci")
     assert errors.describe(err) == '"https://example.com/a.aci": bad HTTP status code: 404'
+
+
+def test_a_cause_is_said_once_though_it_has_a_path() -> None:
+    try:
+        try:
+            raise FileNotFoundError(2, "No such file or directory", "/store/tmp/1")
+        except OSError as err:
+            raise errors.KernelError("cannot write to the store", err, "/store/tmp") from err
+    except errors.RktError as err:
+        shown = errors.describe(err)
+    assert shown == 'cannot write to the store "/store/tmp": No such file or directory'

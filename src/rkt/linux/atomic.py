@@ -30,8 +30,21 @@ def write_file(path: str, data: bytes, *, mode: int = 0o644, durable: bool = Tru
             if durable:
                 os.fsync(file.fileno())
         os.rename(temporary, path)
-    except BaseException:
+    except BaseException as err:
         os.unlink(temporary)
+        if isinstance(err, OSError) and err.filename is None:
+            err.filename = path  # a failed write knows only a descriptor
         raise
     if durable:
         fsync_dir(os.path.dirname(path) or ".")
+
+
+def is_full(directory: str, *, room: int = 16 << 10) -> bool:
+    """Say whether a file system has less than so many bytes left for us, or no inode."""
+    try:
+        found = os.statvfs(directory)
+    except OSError:
+        return False
+    root = os.geteuid() == 0
+    blocks, names = (found.f_bfree, found.f_ffree) if root else (found.f_bavail, found.f_favail)
+    return blocks * found.f_frsize < room or (found.f_files > 0 and names == 0)

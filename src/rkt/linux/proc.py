@@ -97,6 +97,37 @@ def spawn(
     )  # fmt: skip
 
 
+def spawn_tied(
+    argv: Sequence[str], *, env: Mapping[str, str], stdio: tuple[int, int, int], keep: int
+) -> int:
+    """Start a program as `spawn` does, in a session of its own; it does not outlive its parent.
+
+    The kernel kills it when this process ends, however that comes.  Status 127: it could not be
+    executed.
+    """
+    from rkt.linux import libc
+
+    parent = os.getpid()
+
+    def body() -> int:
+        libc.prctl(libc.PR_SET_PDEATHSIG, sig.SIGKILL)
+        if os.getppid() != parent:  # it has gone already
+            return 1
+        try:
+            os.setsid()
+            for number in _RESET:
+                sig.signal(number, sig.SIG_DFL)
+            sig.pthread_sigmask(sig.SIG_SETMASK, ())
+            for target, source in enumerate(stdio):
+                os.dup2(source, target)
+            os.set_inheritable(keep, True)
+            os.execve(argv[0], list(argv), dict(env))
+        except OSError:
+            return 127
+
+    return fork(body)
+
+
 def fork(body: Callable[[], int]) -> int:
     """Run a function in a child of this single-threaded process and give the child's PID.
 

@@ -99,8 +99,10 @@ def add(
                 _fill(pod, app.name, store.manifest_bytes(record.key), rendered)
                 _save(pod, msgspec.structs.replace(manifest, apps=(*manifest.apps, app)))
                 _operate(pod, "add", app.name, f"--uuid={pod.uuid}", debug=debug)
-            except BaseException:
+            except BaseException as err:
                 _take_back(pod, app.name, manifest)
+                if isinstance(err, OSError):
+                    raise RktError(f'pod "{pod.uuid}": cannot add app "{app.name}"') from err
                 raise
             registration.update(pod, app.name)
     return app.name
@@ -112,8 +114,12 @@ def _take_back(pod: Pod, name: str, before: PodManifest) -> None:
         _operate(pod, "rm", name)
     except RktError as err:  # the reason of the failure counts, not this one
         log.debug(f"cannot take the app back: {err.message}")
-    _save(pod, before)
-    _discard(pod, name)
+    _discard(pod, name)  # first: on a full disk this is what makes room
+    try:
+        _save(pod, before)
+    except OSError as err:
+        log.warning(f'app "{name}" stays in the manifest of the pod: {err.strerror}')
+        log.plain(f"hint: rkt app rm --app={name} {pod.uuid}")
 
 
 def start(pod: Pod, name: str, *, debug: bool = False) -> None:

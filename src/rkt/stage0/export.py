@@ -44,14 +44,16 @@ def export(store: Store, pod: Pod, app: str, target: str, *, overwrite: bool) ->
         _refuse_mounts(pod, root)
     mounts.leave_host_mounts()
     with store.tmp_dir() as layout:
-        os.mkdir(f"{layout}/rootfs")
-        atomic.write_file(f"{layout}/manifest", manifest, durable=False)
         try:
+            os.mkdir(f"{layout}/rootfs")
+            atomic.write_file(f"{layout}/manifest", manifest, durable=False)
             if has_overlay:
                 _mount_overlay(pod, app, f"{layout}/rootfs")
             else:
                 _bind(pod, app, root, f"{layout}/rootfs")
             build_aci(layout, target, overwrite=overwrite)
+        except OSError as err:
+            raise RktError(f'pod "{pod.uuid}": cannot export app "{app}"') from err
         finally:
             mounts.detach_below(layout)
 

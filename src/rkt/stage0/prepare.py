@@ -66,9 +66,11 @@ class Preparer:
                            overlay=self._use_overlay(request), users=users)  # fmt: skip
                 atomic.write_file(f"{pod.path}/pod", codec.encode(manifest), mode=0o640,
                                   durable=False)  # fmt: skip
-            except BaseException:
+            except BaseException as err:
                 remove(pod)
                 pod.close()
+                if isinstance(err, OSError):
+                    raise RktError(f'pod "{pod.uuid}": cannot prepare it') from err
                 raise
         return pod
 

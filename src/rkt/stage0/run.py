@@ -41,9 +41,11 @@ def run(pod: Pod, request: RunRequest) -> NoReturn:
                 _leave_host_mounts(stage1)
             _mount_roots(pod, users)
         _become(pod, stage1, request, users)
-    except BaseException:
+    except BaseException as err:
         if not is_private:
             mounts.detach_below(pod.path)
+        if isinstance(err, OSError):
+            raise RktError(f'pod "{pod.uuid}": cannot start it') from err
         raise
 
 

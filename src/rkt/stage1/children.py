@@ -40,6 +40,15 @@ class Children:
         self._running.add(pid)
         return pid
 
+    def spawn_tied(
+        self, argv: list[str], stdio: tuple[int, int, int], keep: int, ended: Ended
+    ) -> int:
+        """Start a program that ends with this process; `keep` is open in it.  Raises OSError."""
+        pid = proc.spawn_tied(argv, env=runtime.environment(), stdio=stdio, keep=keep)
+        self._waiting[pid] = ended
+        self._running.add(pid)
+        return pid
+
     def adopt(self, pid: int, ended: Ended) -> None:
         """Have the end of a child reported, which may have come already; replaces who was told."""
         if pid in self._early:

@@ -160,7 +160,6 @@ class Operations:
             return
         fill = fills.pop(0)
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        os.set_inheritable(fill.fd, True)
         pid = 0
 
         def copied(code: int) -> None:
@@ -181,7 +180,8 @@ class Operations:
         try:
             program = proc.find_program(fill.argv[0]) or fill.argv[0]
             stdio = (null, null, null)
-            pid = self._host.children.spawn([program, *fill.argv[1:]], stdio, copied)
+            argv = [program, *fill.argv[1:]]
+            pid = self._host.children.spawn_tied(argv, stdio, fill.fd, copied)
             self._copying.add(pid)
         except OSError:
             for left in fills:
@@ -251,6 +251,7 @@ class Operations:
         entry.started = entry.over = entry.swept = False
         entry.round += 1
         entry.sweeps = 0
+        again = entry.run is not None
         try:
             if entry.run is None:
                 entry.run = self._pod.app_run(entry.plan, entry.io)
@@ -258,8 +259,11 @@ class Operations:
             else:
                 self._host.revive(entry.run)
         except OSError as err:
-            if entry.run is not None:
+            if again and entry.run is not None:
                 entry.run.steps = []
+            elif entry.run is not None:  # not even prepared: the next start begins anew
+                self._host.forget(entry.run)
+                entry.run = None
             raise KernelError(f'cannot start app "{name}"', err) from err
 
     def _stop(self, name: str, _request: Message, reply: Reply) -> None:
@@ -292,7 +296,7 @@ class Operations:
             if run.begun and not entry.started:
                 entry.started = True
                 if self._host.keep:
-                    self._mark(f"{name}-started")
+                    self._note_start(name)
             if run.ended and not entry.over:
                 entry.over = True
                 self._sweep(entry)
@@ -300,6 +304,12 @@ class Operations:
                 entry.io.end()
             if entry.waiting:
                 self._answer(name, entry, run)
+
+    def _note_start(self, name: str) -> None:
+        try:
+            self._mark(f"{name}-started")
+        except OSError as err:  # a full disk: the app runs all the same
+            self._host.say(f'warning: app "{name}": cannot note that it started: {err.strerror}')
 
     def _sweep(self, entry: Entry) -> None:
         """Kill what an app of a mutable pod left running: in other pods it ends with the pod."""

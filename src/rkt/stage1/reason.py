@@ -149,7 +149,10 @@ class Slot:
         """Give the room back."""
         if self._fd >= 0:
             self._close()
-            os.unlink(self._temporary)
+            try:
+                os.unlink(self._temporary)
+            except FileNotFoundError:  # somebody took the pod's directory away
+                pass
 
     def _close(self) -> None:
         os.close(self._fd)

@@ -72,6 +72,8 @@ def run_pod(argv: list[str], kind: type[Pod]) -> int:
     except BaseException as err:
         pod.explain(err)
         pod.tear_down(drain=False)
+        if isinstance(err, OSError):
+            raise RktError(f'pod "{options.uuid}": cannot run it') from err
         raise
     pod.tear_down(drain=True)
     return status

@@ -33,11 +33,19 @@ class Starter:
 
     def prepare(self, app: AppRun) -> None:
         """Open what the end of the app needs, while there is room on the disk."""
-        status = f"{self._pod_dir}/stage1/rootfs/rkt/status/{app.name}"
-        app.slots = [reason.Slot(f"{status}.reason"), reason.Slot(status)]
+        self.reserve(app)
         if self._log_size:
             directory = f"{self._pod_dir}/{LOG_DIR}/{app.name}"
             app.log = applog.AppLog(directory, app.name, self._log_size, self._console.say)
+
+    def reserve(self, app: AppRun) -> None:
+        """Make sure that it can be recorded how the app ends.  Raises OSError."""
+        status = f"{self._pod_dir}/stage1/rootfs/rkt/status/{app.name}"
+        for slot in app.slots:
+            slot.discard()
+        app.slots = []
+        for path in (f"{status}.reason", status):
+            app.slots.append(reason.Slot(path))
 
     def begin(self, app: AppRun, started: Ended) -> None:
         """Begin the step that is the app's turn; `started` is told how the runtime ended.

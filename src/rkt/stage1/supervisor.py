@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
@@ -188,7 +189,8 @@ class Supervisor:
                 kill(pid)
 
     def revive(self, app: AppRun) -> None:
-        """Start an app again that has ended."""
+        """Start an app again that has ended.  Raises OSError."""
+        self._starter.reserve(app)
         app.begun = app.overdue = False
         app.status = None
         app.between = True
@@ -275,6 +277,9 @@ class Supervisor:
                 continue
             source.close()
         text = f"{self.runtime.name}: {runtime.failure_text(app.bundle, output)}"
+        full = os.strerror(errno.ENOSPC)
+        if full not in text and atomic.is_full(app.bundle):  # crun does not always say so
+            text += f": {full}"
         if self.keep or (app.restarts and app.restarts.count):
             self._not_again(app, text)
         else:

@@ -6,7 +6,7 @@ import os
 import stat
 
 from rkt import log
-from rkt.errors import KernelError, NotFound, RktError
+from rkt.errors import CommandError, KernelError, NotFound, RktError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,10 +62,19 @@ class Fill:
         """Copy, and close the directory.  Raises CommandError."""
         from rkt.linux import proc
 
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         try:
-            proc.run(self.argv, pass_fds=(self.fd,))
+            program = proc.find_program(self.argv[0]) or self.argv[0]
+            pid = proc.spawn_tied([program, *self.argv[1:]], env=proc.BASE_ENV,
+                                  stdio=(null, null, 2), keep=self.fd)  # fmt: skip
+            status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         finally:
+            os.close(null)
             os.close(self.fd)
+        if status != 0:
+            raise CommandError(
+                f'cannot fill the volume "{self.argv[-1]}": cp {proc.ending(status)}', status=status
+            )
 
 
 def clean(path: str) -> str:

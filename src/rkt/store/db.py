@@ -7,19 +7,21 @@ whoever opens the database delete any file of its forger's choice: root works on
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rkt.errors import StoreError
-from rkt.linux import libc, lock
+from rkt.linux import atomic, libc, lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 BUSY_SECONDS = 60
 _NOBODY = 65534
+_ROOM = 128 << 10  # what SQLite needs beside the database: its shared memory and a short log
 
 _VERSION_1 = """
 CREATE TABLE images(
@@ -133,6 +135,12 @@ class Database:
         try:
             yield
         except sqlite3.Error as err:
+            if isinstance(err, sqlite3.OperationalError) and atomic.is_full(
+                os.path.dirname(self.path), room=_ROOM
+            ):
+                # SQLite says "disk I/O error" or "unable to open", and means this.
+                raise StoreError(f'image store "{self.path}": {os.strerror(errno.ENOSPC)}',
+                                 hint="make room, for example by rkt gc") from None  # fmt: skip
             raise StoreError(f'image store "{self.path}": {err}') from err
 
     def _exists(self) -> bool:

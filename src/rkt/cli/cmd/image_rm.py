@@ -6,7 +6,7 @@ from rkt import log
 from rkt.cli import output
 from rkt.cli.flags import Command
 from rkt.cli.images import IMAGE, stored
-from rkt.errors import NotFound, RktError, UsageError, describe
+from rkt.errors import NotFound, RktError, StoreError, UsageError, describe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ def run(context: Context, args: Parsed) -> int:
         for word in args.words:
             try:
                 record = stored(context, word)
+            except StoreError:
+                raise
             except RktError as err:
                 # The others are still to be removed; as in rkt this is no failure.
                 log.info(describe(err))
