@@ -16,6 +16,8 @@ from rkt_testkit.acibuilder import AciBuilder
 from rkt_testkit.probes import needs
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rkt_testkit.context import Result, RktContext
 
 pytestmark = needs("root", "rkt", "overlay", "oci-runtime", "busybox")
@@ -270,31 +272,75 @@ STEPS = {
     "symlink": 3, "execve": 2, "flock": 3, "wait4": 6, "kill": 1, "unlink": 7, "rmdir": 22,
 }  # fmt: skip
 OFTEN = 3
+OFTEN_OF_ALL = 5
+
+
+# The same among all that they start: the runtime, what it starts, copies, the pod's first process.
+# Each process counts for itself.
+STEPS_OF_ALL = {
+    "openat": 240, "mkdirat": 12, "renameat": 1, "rename": 6, "mount": 24, "unshare": 3,
+    "openat2": 12, "write": 30, "execve": 3, "clone": 2, "unlink": 4, "pivot_root": 1,
+}  # fmt: skip
+
+
+class Killer:
+    """Runs a pod again and again, each time with a kill at another step."""
+
+    def __init__(self, rkt: RktContext, image: str, *options: str) -> None:
+        self._rkt = rkt
+        self._words = rkt.argv(OPEN, "run", "--pod-name=p", image, "--exec=/bin/true")
+        self._options = options
+        self.killed = 0
+        rkt.rkt(OPEN, "run", image, "--exec=/bin/true")
+        nothing_left(rkt)
+
+    def kill(self, call: str, number: int) -> Result:
+        """Kill who comes to a system call for the so-many-th time; assert that nothing is left."""
+        rkt, words = self._rkt, self._words
+        count = len(rkt.enter_argv())
+        inject = f"inject={call}:signal=SIGKILL:when={number}"
+        traced = ["strace", "-qq", *self._options, "-o", "/dev/null", "-e", f"trace={call}",
+                  "-e", inject]  # fmt: skip
+        result = rkt.run([*words[:count], *traced, *words[count:]])
+        what = f"killed at {call} {number}: {result}"
+        # 137: the process of the app was killed, not one of rkt's.
+        assert result.status in (0, 137, 254, -signal.SIGKILL), what
+        self.killed += result.status != 0
+        try:
+            nothing_left(rkt)
+        except AssertionError as err:
+            raise AssertionError(f"{what}: {err}") from err
+        return result
+
+
+def steps(calls: dict[str, int], often: int) -> Iterator[tuple[str, int]]:
+    every = os.environ.get("RKT_TEST_EVERY_STEP") == "1"
+    for call, times in calls.items():
+        step = 1 if every else max(1, times // often)
+        # The first execve is the one by which strace starts rkt.
+        for number in range(2 if call == "execve" else 1, times + 1, step):
+            yield call, number
 
 
 @needs("strace")
 @pytest.mark.timeout(900)
 def test_killed_at_every_step(rkt: RktContext, image: str) -> None:
-    every = os.environ.get("RKT_TEST_EVERY_STEP") == "1"
-    rkt.rkt(OPEN, "run", image, "--exec=/bin/true")
-    nothing_left(rkt)
-    words = rkt.argv(OPEN, "run", "--pod-name=p", image, "--exec=/bin/true")
-    count = len(rkt.enter_argv())
-    killed = 0
-    for call, times in STEPS.items():
-        step = 1 if every else max(1, times // OFTEN)
-        # The first execve is the one by which strace starts rkt.
-        for number in range(2 if call == "execve" else 1, times + 1, step):
-            inject = f"inject={call}:signal=SIGKILL:when={number}"
-            traced = ["strace", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", inject]
-            result = rkt.run([*words[:count], *traced, *words[count:]])
-            what = f"killed at {call} {number}"
-            assert result.status in (0, -signal.SIGKILL), f"{what}: {result}"
-            killed += result.status != 0
-            try:
-                nothing_left(rkt)
-            except AssertionError as err:
-                raise AssertionError(f"{what}: {err}") from err
+    killer = Killer(rkt, image)
+    for call, number in steps(STEPS, OFTEN):
+        result = killer.kill(call, number)
+        assert result.status in (0, -signal.SIGKILL), f"killed at {call} {number}: {result}"
     # Versions of the interpreter differ in a few calls, not in most.
-    assert killed >= len(STEPS)
+    assert killer.killed >= len(STEPS)
+    assert rkt.rkt(OPEN, "run", "--pod-name=p", image, "--exec=/bin/true").status == 0
+
+
+@needs("strace")
+@pytest.mark.timeout(900)
+def test_processes_of_the_supervisor_are_killed_at_every_step(rkt: RktContext, image: str) -> None:
+    killer = Killer(rkt, image, "-f")
+    for call, number in steps(STEPS_OF_ALL, OFTEN_OF_ALL):
+        result = killer.kill(call, number)
+        if result.status > 0:  # the runtime may have had a word too
+            assert lines(result)[-1].startswith("rkt: "), f"{call} {number}: {result}"
+    assert killer.killed >= len(STEPS_OF_ALL)
     assert rkt.rkt(OPEN, "run", "--pod-name=p", image, "--exec=/bin/true").status == 0

@@ -72,9 +72,10 @@ def _mount_overlay(pod: Pod, app: str, target: str) -> None:
         raise RktError(f'pod "{pod.uuid}": file "appsinfo/{app}/treeStoreID" is missing or damaged')
     upper, lower = f"overlay/{tree}/upper/{app}", f"../../../cas/tree/{tree}/rootfs"
     os.chdir(pod.path)  # not by its descriptor, which is of the old mount namespace
-    for path, what in ((upper, "the files of app"), (lower, "the tree of the image of app")):
-        if not os.path.isdir(path):
-            raise RktError(f'pod "{pod.uuid}": {what} "{app}" is gone')
+    if not os.path.isdir(upper):
+        raise RktError(f'pod "{pod.uuid}": the files of app "{app}" are gone')
+    if not os.path.isdir(lower):
+        raise RktError(f'pod "{pod.uuid}": the tree of the image of app "{app}" is gone')
     mounts.mount_layers((upper, lower), target)
 
 
