@@ -54,7 +54,12 @@ class Mounts:
                 root.make_target(path, directory=True)
                 self._put(root, path, self._clone(path, recursive=True, from_host=True))
         if _TMP not in taken:
-            path = root.make_target(_TMP, directory=True)
+            try:
+                path = root.make_target(_TMP, directory=True)
+            except OSError as err:
+                raise KernelError(f'cannot make the target "{_TMP}"', err, root.path) from err
+            if path == "/" or path.startswith("/proc/"):
+                raise RktError(f'cannot mount at "{_TMP}": in this image it leads to "{path}"')
             fd = root.open(path, os.O_PATH | os.O_DIRECTORY)
             try:
                 libc.mount("tmpfs", f"/proc/self/fd/{fd}", "tmpfs", 0, "mode=1777")

@@ -11,7 +11,7 @@ from rkt.const import (
     SELINUX_MOUNT_CONTEXT_ENV,
     STAGE2_PREFIX,
 )
-from rkt.errors import RktError
+from rkt.errors import KernelError, RktError
 from rkt.linux import atomic
 from rkt.stage1 import (
     capabilities,
@@ -72,6 +72,8 @@ def of_app(
         return _plan(pod, app, fills)
     except RktError as err:
         raise RktError(f'app "{app.name}": {err.message}', hint=err.hint) from err.__cause__
+    except OSError as err:
+        raise KernelError(f'app "{app.name}": cannot use its files', err) from err
 
 
 def _plan(pod: Pod, app: manifest.App, fills: list[volumes.Fill] | None) -> spec.AppPlan:
@@ -170,10 +172,31 @@ def _command(
 ) -> list[str]:
     if not command or not command[0]:
         raise RktError(f'image "{image}" has an empty "exec" (try --exec=BINARY)')
-    if any(_is_volume(bind) for bind in plan.binds):
-        return command  # it may lie in a volume: the runtime looks it up
     if not plan.cwd.startswith("/"):
         raise RktError(f'working directory "{plan.cwd}" must be an absolute path')
+    if any(_is_volume(bind) for bind in plan.binds):
+        return _in_volumes(root, command, plan, search)
+    return _found(root, command, plan, search)
+
+
+def _in_volumes(
+    root: rootfs.Root, command: list[str], plan: spec.AppPlan, search: str
+) -> list[str]:
+    """Look up a program that may lie in a volume."""
+    from rkt.stage1 import view
+
+    seen = view.View(root, plan.binds)
+    try:
+        directory = seen.resolve(plan.cwd)
+        if directory.startswith("/proc/"):
+            # Runtimes change to it with all their privileges: no way into another process.
+            raise RktError(f'working directory "{plan.cwd}": /proc belongs to the pod')
+        return _found(seen, command, plan, search)
+    except view.Unknown:
+        return command  # only the running pod puts it there: the runtime looks it up
+
+
+def _found(root: rootfs.Files, command: list[str], plan: spec.AppPlan, search: str) -> list[str]:
     info = root.stat(plan.cwd)
     if info is None or not stat.S_ISDIR(info.st_mode):
         raise RktError(f'working directory "{plan.cwd}": no such directory')

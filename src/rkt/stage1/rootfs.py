@@ -16,7 +16,16 @@ from rkt.linux import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from rkt.linux.userns import Range
+
+    class Files(Protocol):
+        """Where programs are looked up: a root, or one with volumes in it."""
+
+        def stat(self, path: str) -> os.stat_result | None: ...
+        def head(self, path: str) -> bytes: ...
+
 
 _FILE_LIMIT = 4 << 20  # of etc/passwd and etc/group
 _HEAD = 4096
@@ -156,7 +165,10 @@ class Root:
                 raise RktError(f'cannot mount at "{path}": too many levels of symbolic links')
             done = [] if link.startswith("/") else done
             todo += link.split("/")[::-1]
-        return "/" + "/".join(done)
+        found = "/" + "/".join(done)
+        if links and not directory and stat.S_ISDIR(self.lstat(found).st_mode):
+            raise RktError(f'cannot mount a file at "{path}": the app has a directory there')
+        return found
 
     def _step(self, parent: int, name: str, path: str, *, directory: bool) -> str | None:
         """Make one part of a target, or give what it links to."""
@@ -197,7 +209,7 @@ class Root:
             os.close(fd)
 
 
-def find_executable(root: Root, name: str, search: str, cwd: str) -> str:
+def find_executable(root: Files, name: str, search: str, cwd: str) -> str:
     """Find a program as rkt does: a path as it is, a name along the app's PATH.
 
     Gives the path inside the root.  Raises RktError naming what is missing.
@@ -220,7 +232,7 @@ def find_executable(root: Root, name: str, search: str, cwd: str) -> str:
     raise RktError(f'error looking up "{name}": {seen or f"not found along PATH={search}"}')
 
 
-def _executable(root: Root, path: str) -> str:
+def _executable(root: Files, path: str) -> str:
     try:
         info = root.stat(path)
     except OSError as err:
@@ -236,7 +248,7 @@ def _executable(root: Root, path: str) -> str:
     return ""
 
 
-def missing_interpreter(root: Root, path: str) -> str:
+def missing_interpreter(root: Files, path: str) -> str:
     """Name the interpreter that an executable wants and the root has not; "" if all is there."""
     try:
         head = root.head(path)

@@ -1,7 +1,7 @@
 """The pod's namespaces and their first process.
 
-PID 1 of a pod is catatonit, which only reaps orphans.  It sees nothing but the pod's stage1
-directory, read-only, runs without capabilities under a user ID of its own (so that root in an app
+PID 1 of a pod is catatonit, which only reaps orphans.  It sees nothing but its own directory in
+the stage1, read-only, runs without capabilities under a user ID of its own (so that root in an app
 may not look through /proc/1), and the kernel kills it, and with it every process of the pod, when
 the supervisor dies.
 """
@@ -17,7 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rkt.linux.userns import Range
 
-INIT = "/usr/bin/catatonit"
+INIT = "/catatonit"  # in what is left of the file system
+_BIN = "usr/bin"
 UID = 0x7FFFFF99  # in no range that useradd, containers or systemd hand out
 _READY = b"r"
 _UNMAPPED = b"u"
@@ -216,7 +217,12 @@ def _child(rootfs: str, hostname: str, flags: int, ready: int, release: int) -> 
 
 
 def _enter_root(rootfs: str) -> None:
-    """Make the stage1 directory, read-only, all that the first process can ever reach."""
+    """Make its own program, read-only, all that the first process can ever reach.
+
+    OCI runtimes still have their privileges when they change to an app's working directory: a path
+    through /proc/1/root, or through a link to it that another app makes, must lead to nothing.
+    """
+    rootfs = f"{rootfs}/{_BIN}"
     libc.mount("", "/", flags=libc.MS_REC | libc.MS_PRIVATE)
     libc.mount(rootfs, rootfs, flags=libc.MS_BIND)
     flags = libc.MS_REMOUNT | libc.MS_BIND | libc.MS_RDONLY | libc.MS_NOSUID | libc.MS_NODEV

@@ -125,7 +125,7 @@ def place(binds: list[Bind], root: Root) -> list[Bind]:
             bind.target = root.make_target(wanted, directory=os.path.isdir(bind.source))
         except OSError as err:
             raise KernelError(f'cannot make the target "{wanted}"', err, root.path) from err
-        _refuse(bind.target, wanted)
+        refuse(bind.target, wanted)
         if bind.target in placed:
             raise RktError(f'two mounts at one place: "{placed[bind.target].asked}" and "{wanted}"')
         placed[bind.target] = bind
@@ -134,7 +134,8 @@ def place(binds: list[Bind], root: Root) -> list[Bind]:
     return sorted(binds, key=lambda bind: bind.target.count("/"))
 
 
-def _refuse(target: str, wanted: str) -> None:
+def refuse(target: str, wanted: str) -> None:
+    """Raise RktError for a target, without links, where nothing may be mounted."""
     if target == "/":
         raise RktError(f'cannot mount at "{wanted}": it is the root of the app')
     if (target == "/proc" or target.startswith("/proc/")) and target not in _PROC_FILES:
