@@ -245,6 +245,45 @@ def test_a_file_as_input(rkt: RktContext) -> None:
     assert os.stat(path).st_uid == 1234
 
 
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_reader_that_has_enough(rkt: RktContext, runtime: str) -> None:
+    """Part of a pipeline: when its reader has gone, the app gets SIGPIPE like any program."""
+    words = ("run", "--interactive", image(rkt), "--exec=/bin/yes")
+    pod = rkt.spawn(OPEN, *words, env={"RKT_OCI_RUNTIME": runtime})
+    assert pod.stdout is not None
+    assert pod.stdout.readline() == b"y\n"
+    pod.stdout.close()
+    assert pod.wait(60) == 128 + signal.SIGPIPE
+    assert pod.stderr is not None
+    assert b'rkt: app "app" killed by SIGPIPE' in pod.stderr.read()
+
+
+def test_output_that_nobody_wants_ends_nothing(rkt: RktContext) -> None:
+    script = "for i in 1 2 3; do echo x; done; exit 3"
+    words = ("run", "--interactive", image(rkt), "--", "-c", script)
+    with open("/dev/null", "w") as null:
+        argv = rkt.argv(OPEN, *words)
+        result = subprocess.run(argv, stdout=null, env=rkt.env, check=False, timeout=60)
+    assert result.returncode == 3
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_closed_streams(rkt: RktContext, runtime: str) -> None:
+    """What the caller closed is /dev/null for the app, not a file that rkt has opened since."""
+    script = "ls -l /proc/self/fd/0; cat; echo the end; echo of it >&2; exit 3"
+    words = ("run", "--interactive", image(rkt), "--", "-c", script)
+    env = {**rkt.env, "RKT_OCI_RUNTIME": runtime}
+    for closed, out in (("<&-", b"the end\n"), (">&-", b""), ("<&- >&- 2>&-", b"")):
+        argv = ["sh", "-c", f'exec "$@" {closed}', "sh", *rkt.argv(OPEN, *words)]
+        result = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, env=env, check=False, timeout=60
+        )
+        assert (result.returncode, result.stdout[-8:]) == (3, out), result.stderr
+        assert b"internal error" not in result.stderr
+        if out:
+            assert b"/dev/null" in result.stdout or b"pipe:" in result.stdout
+
+
 def test_no_input_at_all(rkt: RktContext) -> None:
     with open("/dev/null", "rb") as null:
         done = subprocess.run(

@@ -20,6 +20,7 @@ def main(argv: Sequence[str], *, lib_dir: str = const.LIB_DIR) -> int:
 
     `lib_dir` is where this installation keeps its own parts (stage1 images); the launcher knows it.
     """
+    _have_streams()
     try:
         return _dispatch(list(argv), lib_dir)
     except errors.UsageError as err:
@@ -41,6 +42,19 @@ def main(argv: Sequence[str], *, lib_dir: str = const.LIB_DIR) -> int:
         log.info(f"internal error: {type(err).__name__}: {errors.describe(err)}")
         _trace(err) if log.is_debug() else log.plain("hint: run the command again with --debug")
     return errors.EXIT_FAILURE
+
+
+def _have_streams() -> None:
+    """Put /dev/null where the caller closed a stream: else the next file opened would be it."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False)
 
 
 def _report(err: BaseException) -> None:

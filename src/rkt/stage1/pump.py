@@ -109,12 +109,16 @@ class Loop:
 class Sink:
     """A descriptor of the caller: never blocks the loop, bounded, and may break at any time."""
 
-    __slots__ = ("_own", "_paused", "_watched", "dead", "fd", "in_a_line", "loop", "pending")
+    __slots__ = (
+        "_own", "_paused", "_watched", "broken", "dead", "fd", "in_a_line", "loop", "pending",
+    )  # fmt: skip
 
     def __init__(self, loop: Loop, fd: int) -> None:
         self.loop = loop
         self.pending = bytearray()
         self.dead = False
+        self.broken = False
+        """Whether nobody reads any more: the other side has closed it."""
         self.in_a_line = False
         """Whether what was written last had no newline at its end."""
         self._paused: list[Source] = []
@@ -147,8 +151,9 @@ class Sink:
                 count = os.write(self.fd, piece)
             except BlockingIOError:
                 break
-            except OSError:  # the reader has gone: apps go on, their output goes nowhere
+            except OSError as err:  # the reader has gone: most apps go on, unheard
                 self.dead = True
+                self.broken = err.errno == errno.EPIPE
                 self.pending.clear()
                 break
             del self.pending[:count]
@@ -187,7 +192,7 @@ class Sink:
 class Source:
     """A descriptor that an app writes to.  `taps` get each chunk as it came, before the sink."""
 
-    __slots__ = ("_paused", "closed", "fd", "lines", "loop", "sink", "taps")
+    __slots__ = ("_paused", "closed", "ends", "fd", "lines", "loop", "sink", "taps")
 
     def __init__(self, loop: Loop, fd: int, sink: Sink, lines: Lines | None) -> None:
         self.loop = loop
@@ -196,6 +201,8 @@ class Source:
         self.lines = lines
         self.taps: list[Callable[[bytes], None]] = []
         self.closed = False
+        self.ends = False
+        """Whether it ends with its reader, so that the app gets SIGPIPE as in a pipeline."""
         self._paused = False
         os.set_blocking(fd, False)
 
@@ -221,6 +228,8 @@ class Source:
         for tap in self.taps:
             tap(data)
         if self.sink.dead:
+            if self.ends and self.sink.broken:
+                self.close()
             return
         self.sink.write(self.lines.feed(data) if self.lines else data)
         if self.sink.full:

@@ -100,7 +100,9 @@ class Starter:
                 os.close(own)
         for fd, stream in ((out_r, 1), (err_r, 2)):
             lines = pump.Lines(b"") if app.prefixed else None
-            self._console.carry(app, fd, stream, lines, io.output(stream) if io else None)
+            clients = io.output(stream) if io else None
+            source = self._console.carry(app, fd, stream, lines, clients)
+            source.ends = own < 0 <= self.stdin
 
     def _spawn_with_terminal(self, app: AppRun, null: int, started: Ended) -> None:
         socket = self._console.wait_for_terminal(app)
