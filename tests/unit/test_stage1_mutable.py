@@ -29,7 +29,7 @@ class World:
         (top / "rkt/status").mkdir(parents=True)
         self.status = top / "rkt/status"
         self.host = SimpleNamespace(
-            loop=pump.Loop(), children=SimpleNamespace(spawn=self.spawn), keep=True,
+            loop=pump.Loop(), children=SimpleNamespace(spawn_tied=self.spawn), keep=True,
             stopping=False, init_alive=True, rkt_dir=f"{top}/rkt", on_step=None,
         )  # fmt: skip
         self.pod = SimpleNamespace(
@@ -37,7 +37,7 @@ class World:
         )
         self.operations = mutable.Operations(self.pod, self.host)  # type: ignore[arg-type]
 
-    def spawn(self, argv: list[str], _: object, ended: Callable[[int], None]) -> int:
+    def spawn(self, argv: list[str], _: object, _keep: int, ended: Callable[[int], None]) -> int:
         self.commands.append((argv, ended))
         return 1000 + len(self.commands)
 
