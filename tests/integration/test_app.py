@@ -277,6 +277,8 @@ def test_what_is_refused(rkt: RktContext) -> None:
         (("app", "add", pod.uuid, pod.image.id, "--stdin=odd"), 254, 'invalid stdin mode "odd"'),
         (("app", "add", pod.uuid, pod.image.id, "--stdout=pipe"), 254,
          'invalid stdout mode "pipe"'),
+        (("app", "add", pod.uuid, pod.image.id, "--stderr=pipe"), 254,
+         'invalid stderr mode "pipe"'),
         (("app", "start"), 254, "must provide the pod UUID"),
         (("app", "start", pod.uuid), 254, "must provide the app to start"),
         (("app", "rm", pod.uuid), 254, "must provide the app to remove"),

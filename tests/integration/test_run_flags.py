@@ -5,6 +5,7 @@ Every line of the tables in the documentation has a test on its text and exit st
 
 from __future__ import annotations
 
+import grp
 import json
 import os
 from typing import TYPE_CHECKING
@@ -310,6 +311,29 @@ def test_isolators_of_flags_replace_those_of_the_image(rkt: RktContext) -> None:
         "os/linux/no-new-privileges", "resource/memory", "os/linux/capabilities-remove-set",
         "os/linux/seccomp-remove-set",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("stream", ["stdin", "stdout", "stderr"])
+@pytest.mark.parametrize("command", ["run", "prepare"])
+def test_modes_of_streams(rkt: RktContext, command: str, stream: str) -> None:
+    path = AciBuilder("example.com/app").busybox().build(rkt.files).path
+    env = {"RKT_EXPERIMENT_ATTACH": "true"}
+    result = rkt.rkt(OPEN, command, path, f"--{stream}=odd", status=254, env=env)
+    assert f'rkt: invalid {stream} mode "odd"' in result.stderr.splitlines()
+
+
+def test_without_a_group(rkt: RktContext) -> None:
+    """rkt v1.30 said it every time; nobody needs that."""
+    try:
+        grp.getgrnam("rkt")
+    except KeyError:
+        pass
+    else:
+        pytest.skip("this machine has a group rkt")
+    text = 'group "rkt" not found, will use default gid when rendering images'
+    path = AciBuilder("example.com/app").busybox().build(rkt.files).path
+    assert text in rkt.rkt("--debug", OPEN, "fetch", path).stderr
+    assert text not in rkt.rkt(OPEN, "fetch", path).stderr
 
 
 def test_run_prepared_wants_one_uuid(rkt: RktContext) -> None:

@@ -130,6 +130,7 @@ REGEX = (
         ),
         (SELINUX, {"user": "a:b"}, 'invalid user value "a:b"'),
         (SELINUX, {"user": "u"}, 'invalid role value ""'),
+        (SELINUX, {"user": "u", "role": "r", "type": "t:t"}, 'invalid type value "t:t"'),
         (SELINUX, {"user": "u", "role": "r", "type": "t"}, 'invalid level value ""'),
         ("os/linux/cpu-shares", "10", "expected `int`, got `str`"),
         ("os/linux/cpu-shares", 1.5, "expected `int`, got `float`"),
