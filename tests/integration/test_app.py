@@ -132,6 +132,17 @@ def test_a_sandbox_in_the_background_with_a_name(rkt: RktContext) -> None:
     assert len(rkt.rkt("list", "--no-legend").stdout.splitlines()) == 1
 
 
+def test_who_follows_the_logs_knows_whose_they_are(rkt: RktContext) -> None:
+    pod = Sandbox(rkt)
+    following = rkt.spawn("logs", "--follow", pod.uuid)
+    assert following.stdout is not None
+    for name in ("one", "two"):
+        pod.sh(name, f"echo of {name}")
+        assert following.stdout.readline().decode() == f"{name}: of {name}\n"
+    pod.end()
+    assert following.communicate(timeout=30) == (b"", b"")
+
+
 def test_the_pod_goes_on_whatever_becomes_of_its_apps(rkt: RktContext) -> None:
     pod = Sandbox(rkt)
     pod.sh("bad", "exit 3")

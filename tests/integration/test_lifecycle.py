@@ -118,6 +118,20 @@ def test_signals_reach_the_app(rkt: RktContext, number: signal.Signals) -> None:
     assert process.stdout.read().decode() == f"got {number.name[3:]}\n"
 
 
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_signals_that_end_nothing_reach_the_app(rkt: RktContext, number: signal.Signals) -> None:
+    name = number.name[3:]
+    script = f"trap 'echo got {name}' {name}; echo ready; while :; do sleep 0.1; done"
+    process, uuid = sleeper(rkt, script)
+    assert process.stdout is not None
+    for _ in range(2):
+        process.send_signal(number)
+        assert process.stdout.readline().decode() == f"got {name}\n"
+    assert rkt.pod_state(uuid) == "running"
+    process.terminate()
+    assert process.wait(30) == 143
+
+
 def test_an_app_that_ignores_sigterm_dies_of_the_second_one(rkt: RktContext) -> None:
     process, _ = sleeper(rkt, "trap '' TERM INT; echo ready; while :; do sleep 0.1; done")
     process.terminate()

@@ -8,6 +8,7 @@ from importlib import import_module
 
 import pytest
 
+from rkt.cli import helptext
 from rkt.cli.table import COMMANDS
 
 DOCS = os.path.join(os.path.dirname(__file__), "..", "..", "docs", "commands")
@@ -31,3 +32,10 @@ def test_every_document_is_of_a_command() -> None:
     known = {f"{verb.replace(' ', '-')}.md" for verb in COMMANDS}
     families = {f"{verb.split()[0]}.md" for verb in COMMANDS if " " in verb}
     assert set(os.listdir(DOCS)) <= known | families
+
+
+@pytest.mark.parametrize("verb", sorted(COMMANDS))
+def test_the_help_of_a_command_has_no_empty_section(verb: str) -> None:
+    sections = helptext.of_command(verb).split("\n\n")
+    assert sections[0].startswith(f"NAME:\n\t{verb} - ")
+    assert all(len(section.splitlines()) > 1 for section in sections if section[0].isupper())

@@ -148,6 +148,16 @@ def test_the_end_of_a_killed_supervisor_is_estimated(tmp_path: Path) -> None:
     assert found[-2].attributes == {"reason": "its supervisor was killed while it ran"}
 
 
+def test_an_end_that_is_guessed_comes_after_the_start(tmp_path: Path) -> None:
+    pod = make(tmp_path, "run")
+    write(f"{pod}/pid", "1\n", 120)
+    write(f"{pod}/stage1/rootfs/rkt/pids/one", "2 3\n", 130)
+    os.utime(pod, ns=(125 * S, 125 * S))
+    assert short(past(tmp_path))[-3:] == [
+        "130 app started", "130 app exited", "130 pod exited",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("content", ["", "{", '{"acKind": "PodManifest"}', "\0" * 100, "[" * 9999])
 def test_a_damaged_pod_is_reported_and_keeps_no_other(tmp_path: Path, content: str) -> None:
     other = UUID.replace("5", "6", 1)

@@ -25,6 +25,7 @@ def of_rkt() -> str:
         ("COMMANDS:", commands),
         ("DESCRIPTION:", [
             "Finds signed application images, verifies who made them, and runs them as pods.",
+            "A pod is named by its UUID, by the beginning of one, or by its --pod-name.",
             "'rkt help COMMAND' tells more about a command.",
         ]),
     ) + "\n" + _options("GLOBAL OPTIONS:", _global())  # fmt: skip
@@ -51,7 +52,7 @@ def of_command(name: str) -> str:
     )
     if command.description:
         text += "\n" + _sections(("DESCRIPTION:", command.description.splitlines()))
-    if command.flags:
+    if any(not (flag.hidden or flag.use) for flag in command.flags):
         text += "\n" + _options("OPTIONS:", command.flags)
     return text + "\n" + _options("GLOBAL OPTIONS:", _global())
 

@@ -165,7 +165,7 @@ class Tracker:
         if why is None or not why.again or (started or 0) <= why.time:
             self._note(found, pod, app, "started", started)
         if why is not None:
-            recorded = why.time or pod.mtime(f"{base}/status/{app}") or end
+            recorded = why.time or pod.mtime(f"{base}/status/{app}") or max(end, started or 0)
             status = "restarting" if why.again and not end else "exited"
             if started is None and "started" not in self._apps.get(app, {}):
                 status = "failed"

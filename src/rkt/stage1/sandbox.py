@@ -186,7 +186,9 @@ def _tell(ready: int, step: str, err: BaseException) -> None:
 
 def _reset_signals() -> None:
     sig.set_wakeup_fd(-1)
-    for number in (sig.SIGINT, sig.SIGTERM, sig.SIGHUP, sig.SIGQUIT, sig.SIGCHLD):
+    for number in (
+        sig.SIGINT, sig.SIGTERM, sig.SIGHUP, sig.SIGQUIT, sig.SIGCHLD, sig.SIGUSR1, sig.SIGUSR2,
+    ):  # fmt: skip
         sig.signal(number, sig.SIG_DFL)
 
 

@@ -8,6 +8,7 @@ from rkt.linux import sig
 
 FORWARDED = (sig.SIGINT, sig.SIGTERM, sig.SIGHUP, sig.SIGQUIT)
 URGENT = (sig.SIGINT, sig.SIGTERM)
+PASSED = (sig.SIGUSR1, sig.SIGUSR2)  # for the apps to make sense of: they end nothing
 
 
 def catch(*, resize: bool) -> int:
@@ -16,7 +17,7 @@ def catch(*, resize: bool) -> int:
     os.set_blocking(wake_r, False)
     os.set_blocking(wake_w, False)
     sig.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
-    numbers = [*FORWARDED, sig.SIGCHLD]
+    numbers = [*FORWARDED, *PASSED, sig.SIGCHLD]
     if resize:
         numbers.append(sig.SIGWINCH)
     for number in numbers:

@@ -93,6 +93,8 @@ class Supervisor:
         for number in numbers:
             if number in signals.FORWARDED:
                 self._forward(number)
+            elif number in signals.PASSED:
+                self._pass(number)
             elif number == sig.SIGWINCH:
                 self._console.resize(self.apps)
 
@@ -105,6 +107,11 @@ class Supervisor:
             return
         self._forwarding = True
         self.stop(number, f"the pod was stopped by {sig.name(number)}")
+
+    def _pass(self, number: int) -> None:
+        for app in self.apps:
+            if app.pid and app.step == "main":
+                kill(app.pid, number)
 
     def stop(self, number: int, why: str = "the pod was stopped") -> None:
         """Send a signal to every app, and SIGKILL when the grace is over.

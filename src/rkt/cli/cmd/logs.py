@@ -7,7 +7,7 @@ import time
 from rkt.cli import moment, output
 from rkt.cli.flags import Command, Flag, invalid, whole_number
 from rkt.cli.uuids import UUID_FILE, given_uuid
-from rkt.errors import NotFound, PodStateError
+from rkt.errors import NotFound, PodStateError, RktError
 from rkt.pod import lifecycle, logs, view
 
 TYPE_CHECKING = False
@@ -81,6 +81,9 @@ def run(context: Context, args: Parsed) -> int:
         reader = _Reader(pod, args.all("app"), running=state == "running")
         show = _Printer(prefixed=reader.several, timestamps=args.flag("timestamps"))
         if args.flag("follow"):
+            # Who follows must be able to tell the app of today from those that are yet to come.
+            if not args.all("app") and state == "running" and _may_grow(pod):
+                show = _Printer(prefixed=True, timestamps=args.flag("timestamps"))
             _follow(pod, reader, selection, show)
         else:
             reader.look_for_more()
@@ -88,6 +91,15 @@ def run(context: Context, args: Parsed) -> int:
             for block in found if selection.tail is None else logs.tail(found, selection.tail):
                 show(block)
     return 0
+
+
+def _may_grow(pod: Pod) -> bool:
+    from rkt.pod.mutable import is_mutable
+
+    try:
+        return is_mutable(view.manifest(pod))
+    except RktError:  # a damaged manifest is no reason to show nothing
+        return False
 
 
 class _Reader:

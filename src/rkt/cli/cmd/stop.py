@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 COMMAND = Command(
     "stop",
     "--uuid-file=FILE | UUID ...",
-    description="Asks the apps of running pods to end; does not wait for it.",
+    description="""\
+Asks the apps of running pods to end, and kills those that take longer than the pod's
+--stop-timeout; does not wait for it: "rkt status --wait" does.""",
     flags=(
-        Flag("force", "forced stopping", kind="bool"),
+        Flag("force", "kill the apps at once", kind="bool"),
         UUID_FILE,
     ),
 )
