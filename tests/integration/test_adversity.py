@@ -301,7 +301,7 @@ class Killer:
         inject = f"inject={call}:signal=SIGKILL:when={number}"
         traced = ["strace", "-qq", *self._options, "-o", "/dev/null", "-e", f"trace={call}",
                   "-e", inject]  # fmt: skip
-        result = rkt.run([*words[:count], *traced, *words[count:]])
+        result = rkt.run_reaping([*words[:count], *traced, *words[count:]])
         what = f"killed at {call} {number}: {result}"
         # 137: the process of the app was killed, not one of rkt's.
         assert result.status in (0, 137, 254, -signal.SIGKILL), what

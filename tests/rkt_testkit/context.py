@@ -215,6 +215,27 @@ class RktContext:
         )  # fmt: skip
         return Result(done.returncode, done.stdout, done.stderr)
 
+    def run_reaping(self, argv: list[str]) -> Result:
+        """Run any command that says little to its end, and meanwhile reap orphans.
+
+        A PID namespace ends only when all its dead are reaped: who waits for that, as a tracer
+        of all of a pod's processes does, would wait for this process otherwise.
+        """
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, errors="replace", env=self.env, cwd=self.files,
+        )  # fmt: skip
+        self._running.append(process)  # type: ignore[arg-type]
+
+        def ended() -> bool:
+            self._reap_orphans()
+            return process.poll() is not None
+
+        self.wait_for(ended)
+        stdout, stderr = process.communicate()
+        self._running.remove(process)  # type: ignore[arg-type]
+        return Result(process.returncode, stdout, stderr)
+
     def spawn(
         self, *args: str, env: Mapping[str, str] | None = None, stdin: int = subprocess.DEVNULL
     ) -> subprocess.Popen[bytes]:
