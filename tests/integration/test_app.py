@@ -420,10 +420,14 @@ def test_an_app_that_cannot_start_harms_nobody(rkt: RktContext) -> None:
                      status=254)  # fmt: skip
     assert 'app "n"' in error(result)
     assert pod.states() == {}
-    # In a volume the program is looked up only when it is started.
-    os.mkdir(f"{rkt.files}/empty")
-    volume = f"--mnt-volume=name=v,kind=host,source={rkt.files}/empty,target=/v"
+    # In a volume the program may be gone when it is started.
+    os.mkdir(f"{rkt.files}/programs")
+    with open(f"{rkt.files}/programs/none", "w") as file:
+        file.write("#!/bin/sh\n")
+        os.fchmod(file.fileno(), 0o755)
+    volume = f"--mnt-volume=name=v,kind=host,source={rkt.files}/programs,target=/v"
     pod.add("n", volume, "--exec=/v/none")
+    os.unlink(f"{rkt.files}/programs/none")
     result = pod.app("start", "n", status=254)
     assert error(result).startswith('rkt: error starting app: app "n" could not be started: ')
     assert pod.states() == {"n": "exited"}
