@@ -16,6 +16,10 @@ HOLD = "trap 'echo bye; exit 0' TERM; echo hello; while :; do sleep 0.1; done"
 SHELL = ("--exec=/bin/sh", "--", "-c")
 
 
+FLY = "--stage1-from-dir=stage1-fly.aci"
+FLAVOURS = pytest.mark.parametrize("flavour", [(), (FLY,)], ids=["oci", "fly"])
+
+
 def hold(bed: Bed, image: str, *options: str) -> str:
     """Start a pod in the unit `pod`; gives its UUID."""
     bed.start("pod", *RUN, *options, image, *SHELL, HOLD,
@@ -36,8 +40,9 @@ def ended(bed: Bed, uuid: str) -> bool:
     return "state=exited" in bed.tool("rkt", "status", uuid).stdout
 
 
-def test_a_pod_in_a_service_is_a_machine(bed: Bed, busybox: str) -> None:
-    uuid = hold(bed, busybox)
+@FLAVOURS
+def test_a_pod_in_a_service_is_a_machine(bed: Bed, busybox: str, flavour: tuple[str, ...]) -> None:
+    uuid = hold(bed, busybox, *flavour)
     (line,) = listed(bed).splitlines()
     assert line.split()[:4] == [f"rkt-{uuid}", "container", "rkt", "rkt"], line
     status = bed.tool("machinectl", "status", f"rkt-{uuid}").stdout
@@ -47,9 +52,12 @@ def test_a_pod_in_a_service_is_a_machine(bed: Bed, busybox: str) -> None:
     assert listed(bed) == ""
 
 
+@FLAVOURS
 @pytest.mark.parametrize("how", ["terminate", "poweroff", "reboot"])
-def test_machinectl_ends_a_pod_in_order(bed: Bed, busybox: str, how: str) -> None:
-    uuid = hold(bed, busybox)
+def test_machinectl_ends_a_pod_in_order(
+    bed: Bed, busybox: str, how: str, flavour: tuple[str, ...]
+) -> None:
+    uuid = hold(bed, busybox, *flavour)
     bed.tool("machinectl", how, f"rkt-{uuid}")
     bed.wait_for(lambda: ended(bed, uuid))
     assert bed.tool("rkt", "logs", uuid).stdout == "hello\nbye\n"
@@ -58,9 +66,13 @@ def test_machinectl_ends_a_pod_in_order(bed: Bed, busybox: str, how: str) -> Non
     bed.wait_for(lambda: bed.show("pod", "ActiveState")["ActiveState"] == "inactive")
 
 
+@FLAVOURS
 @pytest.mark.parametrize("how", ["terminate", "poweroff"])
-def test_a_pod_outside_of_a_service_gets_a_scope(bed: Bed, busybox: str, how: str) -> None:
-    process = bed.spawn("systemd-run", "--scope", "--quiet", *RUN, busybox, *SHELL, HOLD)
+def test_a_pod_outside_of_a_service_gets_a_scope(
+    bed: Bed, busybox: str, how: str, flavour: tuple[str, ...]
+) -> None:
+    words = (*RUN, *flavour, busybox, *SHELL, HOLD)
+    process = bed.spawn("systemd-run", "--scope", "--quiet", *words)
     bed.wait_for(lambda: listed(bed))
     (uuid,) = bed.pods()
     bed.wait_for(lambda: "running" in bed.tool("rkt", "list").stdout)
@@ -85,10 +97,14 @@ def test_addresses_show(bed: Bed, busybox: str) -> None:
     assert ended(bed, uuid)
 
 
-def test_the_journal_is_read_while_it_runs_and_after(bed: Bed, busybox: str) -> None:
-    uuid = hold(bed, busybox)
+@FLAVOURS
+def test_the_journal_is_read_while_it_runs_and_after(
+    bed: Bed, busybox: str, flavour: tuple[str, ...]
+) -> None:
+    uuid = hold(bed, busybox, *flavour)
     bed.wait_for(lambda: "hello" in journal(bed, uuid))
-    assert re.search(rf"rkt-{uuid} shell\[\d+\]: hello", journal(bed, uuid))
+    name = "bed" if flavour else f"rkt-{uuid}"  # fly has the host's name
+    assert re.search(rf"{name} shell\[\d+\]: hello", journal(bed, uuid))
     for option in (("-t", "shell"), ("-u", "shell")):
         assert "hello" in journal(bed, uuid, *option)
         assert journal(bed, uuid, option[0], "other") == ""
