@@ -12,6 +12,7 @@ import pytest
 from rkt.errors import ArchiveError, FetchError, RktError, describe
 from rkt.fetch.address import classify, docker_reference
 from rkt.fetch.layout import LocalFetcher
+from rkt.image import layerindex
 from rkt.image.appsection import app_section
 from rkt.image.export import archive_chunks
 from rkt.image.ingest import ingest
@@ -20,10 +21,9 @@ from rkt.image.layer import (
     convert,
     index_of_archive,
     layer_name,
-    read_index,
     scan,
 )
-from rkt.image.merge import LayerIndex, Merged
+from rkt.image.merge import Merged
 from rkt.image.render import render
 from rkt.image.split import skeleton
 from rkt.image.verify import verify_rendered
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     import pathlib
     from collections.abc import Iterator
 
+    from rkt.image.layerindex import LayerIndex
     from rkt.store.images import ImageRecord
 
 NAME = layer_name("sha256:" + "0" * 64)
@@ -128,7 +129,7 @@ def test_sparse_files_stay_sparse(tmp_path: pathlib.Path) -> None:
     table = b"2\n4096\n5\n8589930000\n3\n".ljust(512, b"\0")
     layer = Layer().file("GNUSparseFile.0/big", table + b"hello" + b"end", pax_headers=records)
     _, raw, index = converted(layer, tmp_path / "x")
-    assert index.entries[0][1] == b"big"
+    assert next(iter(index.entries))[1] == b"big"
     assert len(raw) < 20_000
     made = tarfile.TarFile(fileobj=io.BytesIO(raw))
     assert made.getmember("rootfs/big").size == 1 << 33
@@ -387,12 +388,12 @@ def test_index_files_are_for_root_s_eyes(store: Store, tmp_path: pathlib.Path) -
     fetch(store, f"oci:{Image([Layer().file('a')]).write(str(tmp_path / 'img'))}")
     layer = next(one for one in store.list() if one.name.startswith("oci-layer/"))
     if layer.unpacked:
-        index = read_index(f"{store.tree_path(layer.key)}/index")
+        index = layerindex.read(f"{store.tree_path(layer.key)}/index")
         assert index is not None
         assert (32768, b"a", b"") in index.entries
         with open(store.split_path(layer.key), "rb") as file:
             assert index_of_archive(skeleton(file), {}).entries == index.entries
-    assert read_index(str(tmp_path / "none")) is None
+    assert layerindex.read(str(tmp_path / "none")) is None
 
 
 # --- configuration -----------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from rkt.image import layer as conversion
 from rkt.image.convert import Assembly, StoredLayer, next_chain, place_layer, stored_layer
 from rkt.image.ingest import can_own_files
 from rkt.image.layer import Blob, Converted, NeedsLower
-from rkt.image.merge import LayerIndex
+from rkt.image.layerindex import LayerIndex
 from rkt.linux.workers import Gone, Worker
 from rkt.store.images import Store
 
@@ -44,8 +44,9 @@ if TYPE_CHECKING:
 _DOWNLOADS = 3
 _THREADS = 5
 _MAX_WORKERS = 4
-_WORTH_FORKING = 4 << 20
-"""Bytes of compressed layers below which processes are not worth their start."""
+_WORTH_FORKING = 64 << 10
+"""Bytes of compressed layers below which processes are not worth their start: even as few can hold
+ten thousand files, and the memory for their names goes with the process that unpacks them."""
 _JOIN_SECONDS = 2.0
 
 
@@ -276,8 +277,7 @@ def _worker_count(layers: list[Descriptor]) -> int:
     processors = len(os.sched_getaffinity(0))
     if sum(one.size for one in layers) < _WORTH_FORKING or threading.active_count() > 1:
         return 0
-    count = min(len(layers), processors, _MAX_WORKERS)
-    return count if count > 1 else 0
+    return min(len(layers), processors, _MAX_WORKERS)
 
 
 def _serve(request: bytes, fds: Sequence[int]) -> bytes:

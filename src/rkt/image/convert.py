@@ -16,13 +16,14 @@ import msgspec
 
 from rkt.errors import ArchiveError, KernelError, RktError, StoreError
 from rkt.image import layer as layers
-from rkt.image import tar
+from rkt.image import layerindex, tar
 from rkt.image.aciwriter import AciWriter
 from rkt.image.archive import LIMITS
 from rkt.image.export import archive_chunks
 from rkt.image.ingest import can_own_files
 from rkt.image.layer import Blob, Converted, Plan
-from rkt.image.merge import LayerIndex, Merged, Outcome
+from rkt.image.layerindex import LayerIndex
+from rkt.image.merge import Merged, Outcome
 from rkt.image.tar import show
 from rkt.schema import codec
 from rkt.schema.image import Annotation, Dependency, ImageManifest, Label
@@ -75,7 +76,7 @@ class StoredLayer:
         """
         if self._kept is not None:
             return self._kept
-        found = layers.read_index(self._path)
+        found = layerindex.read(self._path)
         if found is None:
             raise StoreError(f'image "{self.record.key}" is damaged: its index is missing')
         return found
@@ -104,7 +105,7 @@ def stored_layer(store: Store, digest: str, chain: str = "") -> StoredLayer | No
             if not record.unpacked:
                 return None
             path = _index_path(store, record)
-            return StoredLayer(record, path=path) if layers.read_index(path) is not None else None
+            return StoredLayer(record, path=path) if layerindex.read(path) is not None else None
         manifest = store.manifest(record.key)
         notes = {note.name: note.value for note in manifest.annotations}
         kept = layers.index_of_archive(_headers(store, record), notes)
@@ -274,7 +275,7 @@ class Assembly:
                 last = None
             if weight > MAX_WHITELIST + (MAX_WHITELIST >> 1):
                 # Too long for one manifest: several images, each takes over a part of the layer.
-                yield from _parts(number, sorted(kept))
+                yield from _parts(number, kept)
                 continue
             if last is None:
                 last = _Group([], set())
@@ -283,13 +284,14 @@ class Assembly:
             yield last
 
     def _is_lossy(self, number: int) -> bool:
-        paths = (path for _, path, _ in self._layers[number].index.entries if path)
+        paths = self._layers[number].index.paths()
         return any(True for _ in self._merged.missing(paths))
 
-    def _kept(self, number: int) -> set[bytes]:
-        """Give the paths of a layer that are in the image."""
-        paths = [path for _, path, _ in self._layers[number].index.entries if path]
-        return set(paths).difference(self._merged.missing(paths))
+    def _kept(self, number: int) -> list[bytes]:
+        """Give the paths of a layer that are in the image, sorted."""
+        index = self._layers[number].index
+        missing = set(self._merged.missing(index.paths()))
+        return sorted(path for path in index.paths() if path not in missing)
 
     def _selection(self, group: _Group) -> ImageRecord:
         """Store the image that takes over only what is left of some layers."""

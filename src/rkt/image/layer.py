@@ -16,16 +16,18 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from rkt.errors import ArchiveError
-from rkt.image import tar
+from rkt.image import layerindex, tar
 from rkt.image.aciwriter import AciWriter, Written
 from rkt.image.archive import LIMITS, Limits, decompress, detect
-from rkt.image.merge import LayerIndex, Merged, Meta, MissingTarget, Outcome
+from rkt.image.layerindex import Entries, LayerIndex
+from rkt.image.merge import Merged, MissingTarget, Outcome
 from rkt.image.tar import show
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from rkt.image.archive import Readable
+    from rkt.image.layerindex import Meta
 
     _Item = tuple[tar.Entry, bytes, tar.TarReader]
     _OpenCopy = Callable[[int, bytes], tuple[tar.Entry, Iterator[memoryview]]]
@@ -117,7 +119,7 @@ def convert(
 
     Leaves `tree` and `split`, or `blob`, in the staging directory.
     """
-    index = LayerIndex([], [], [])
+    index = LayerIndex()
     try:
         entries = _blob_entries(blob, index, limits)
         return _write(entries, index, name, staging, None, unpack=unpack, limits=limits)
@@ -134,7 +136,7 @@ def convert_planned(
     blob: Readable, name: str, staging: str, plan: Plan, *, unpack: bool, limits: Limits = LIMITS
 ) -> Converted:
     """Convert a layer of which `scan` and `Merged.apply` have shown what is special."""
-    index = LayerIndex([], [], [])
+    index = LayerIndex()
     entries = _blob_entries(blob, index, limits)
     return _write(entries, index, name, staging, plan, unpack=unpack, limits=limits)
 
@@ -143,14 +145,14 @@ def reconvert(
     chunks: Iterator[bytes], old: LayerIndex, name: str, staging: str, plan: Plan, *, unpack: bool
 ) -> Converted:
     """Convert a layer again out of its image archive, of which `old` is the index."""
-    index = LayerIndex([], list(old.whiteouts), list(old.opaques), old.root)
+    index = LayerIndex(Entries(), list(old.whiteouts), list(old.opaques), old.root)
     entries = _archive_entries(chunks)
     return _write(entries, index, name, staging, plan, unpack=unpack, limits=LIMITS)
 
 
 def scan(blob: Readable, *, limits: Limits = LIMITS) -> LayerIndex:
     """Read what a layer says, without changing anything."""
-    index = LayerIndex([], [], [])
+    index = LayerIndex()
     for entry, path, _ in _blob_entries(blob, index, limits):
         if len(index.entries) >= limits.entries:
             raise ArchiveError(f"layer has more than {limits.entries} entries")
@@ -217,7 +219,7 @@ def _write(
         writer.manifest(_manifest(name, index))
         written = writer.finish()
     if unpack:
-        _write_index(f"{staging}/tree/{INDEX_NAME}", index)
+        layerindex.write(f"{staging}/tree/{INDEX_NAME}", index)
     return _converted(written, index)
 
 
@@ -379,33 +381,10 @@ def _unquoted(text: str) -> list[bytes]:
     return [unquote_to_bytes(word) for word in text.split(" ")] if text else []
 
 
-def _write_index(path: str, index: LayerIndex) -> None:
-    import zstandard
-
-    with open(path, "xb") as file:
-        file.write(zstandard.ZstdCompressor(level=3).compress(msgspec.msgpack.encode(index)))
-
-
-def read_index(path: str) -> LayerIndex | None:
-    """Read the index of an unpacked layer; None if there is none."""
-    import zstandard
-
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError:
-        return None
-    try:
-        raw = zstandard.ZstdDecompressor().decompress(data)
-        return msgspec.msgpack.decode(raw, type=LayerIndex)
-    except (zstandard.ZstdError, msgspec.MsgspecError):
-        return None
-
-
 def index_of_archive(chunks: Iterator[bytes], annotations: dict[str, str]) -> LayerIndex:
     """Make the index of a layer out of its image archive."""
     whiteouts = _unquoted(annotations.get(WHITEOUTS, ""))
-    index = LayerIndex([], whiteouts, _unquoted(annotations.get(OPAQUES, "")))
+    index = LayerIndex(Entries(), whiteouts, _unquoted(annotations.get(OPAQUES, "")))
     for entry, path, _ in _archive_entries(chunks):
         if not path:
             index.root = _meta(entry)

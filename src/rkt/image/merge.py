@@ -19,23 +19,9 @@ from rkt.image.tar import show
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from rkt.image.layerindex import LayerIndex, Meta
+
 _MAX_LINKS = 40
-
-RawEntry = tuple[int, bytes, bytes]
-"""Kind, path below the root, target of a link."""
-Meta = tuple[int, int, int, int, int]
-"""Mode, owner, group, mtime and atime (ns) of a directory."""
-
-
-class LayerIndex(msgspec.Struct, array_like=True):
-    """What a layer says, without content; paths are below the root, without a leading slash."""
-
-    entries: list[RawEntry] = []
-    whiteouts: list[bytes] = []
-    """Paths that the layer deletes from those below it."""
-    opaques: list[bytes] = []
-    """Directories whose content in the layers below it deletes."""
-    root: Meta | None = None
 
 
 class Node:
