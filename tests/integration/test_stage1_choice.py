@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rkt_testkit.acibuilder import AciBuilder
+from rkt_testkit.foreign import P, pods, stage1
 from rkt_testkit.probes import needs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from rkt_testkit.acibuilder import Aci
     from rkt_testkit.context import Result, RktContext
@@ -25,7 +26,6 @@ pytestmark = needs("root", "overlay", "busybox")
 OPEN = "--insecure-options=image"
 EXAMPLE = os.path.join(os.path.dirname(__file__), "../../examples/stage1-minimal")
 MINIMAL = "example.com/stage1-minimal"
-P = "coreos.com/rkt/stage1/"
 
 
 @pytest.fixture(autouse=True)
@@ -63,28 +63,6 @@ def trust(rkt: RktContext, keyring: Keyring, fingerprint: str, prefix: str) -> N
     with open(path, "wb") as file:
         file.write(keyring.export(fingerprint))
     rkt.rkt("trust", f"--prefix={prefix}", "--skip-fingerprint-review", path)
-
-
-def stage1(
-    rkt: RktContext, programs: Mapping[str, str], *, name: str = "example.com/odd",
-    annotations: Mapping[str, str] | None = None, labels: Mapping[str, str] | None = None,
-) -> Aci:  # fmt: skip
-    """Build a stage1 image out of shell scripts."""
-    builder = AciBuilder(name, labels=labels)
-    del builder.manifest["app"]
-    for program, text in programs.items():
-        builder.script(program.replace("/", "-"), text)
-    listed = {f"{P}{program}": f"/{program.replace('/', '-')}" for program in programs}
-    listed.update({f"{P}{key}": value for key, value in (annotations or {}).items()})
-    builder.manifest["annotations"] = [{"name": k, "value": v} for k, v in listed.items()]
-    builder.directory("rkt").directory("rkt/status")
-    return builder.build(rkt.files)
-
-
-def pods(rkt: RktContext) -> list[str]:
-    """Give the directories of all pods in all states."""
-    base = f"{rkt.data}/pods"
-    return [f"{s}/{pod}" for s in os.listdir(base) for pod in os.listdir(f"{base}/{s}")]
 
 
 # --- the example, by every flag -------------------------------------------------------------------
