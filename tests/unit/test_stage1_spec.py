@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from rkt.errors import RktError
+from rkt.linux import selinux
 from rkt.stage1 import capabilities, environment, resources, seccomp, spec, syscalls
 from rkt.stage1.volumes import Bind
 
@@ -374,14 +375,30 @@ def test_kernel_parameters_of_namespaces_only(capsys: pytest.CaptureFixture[str]
     )
 
 
-def test_selinux_context(capsys: pytest.CaptureFixture[str]) -> None:
+def test_selinux_context(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     value = {"user": "u", "role": "r", "type": "t", "level": "s0:c1"}
     isolators: list[tuple[str, object]] = [("os/linux/selinux-context", value)]
     unenforced = resources.Unenforced()
-    assert resources.selinux_label("a", isolators, unenforced, enabled=True) == "u:r:t:s0:c1"
-    assert resources.selinux_label("a", isolators, unenforced, enabled=False) == ""
+    monkeypatch.setattr(resources, "SELINUX_ENFORCE", "/nowhere")
+    assert resources.selinux_label("a", isolators, unenforced) == ""
     unenforced.tell()
     assert "os/linux/selinux-context (SELinux is not enabled)" in capsys.readouterr().err
+    monkeypatch.setattr(resources, "SELINUX_ENFORCE", "/")
+    known = ["u:r:t:s0:c1"]
+    monkeypatch.setattr(selinux, "in_policy", lambda context: context in known)
+    assert resources.selinux_label("a", isolators, unenforced) == "u:r:t:s0:c1"
+    known.clear()
+    with pytest.raises(RktError, match='"u:r:t:s0:c1": the SELinux policy of this host does not'):
+        resources.selinux_label("a", isolators, unenforced)
+
+
+def test_mounts_are_in_the_context_of_the_pods_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RKT_SELINUX_MOUNT_CONTEXT", raising=False)
+    assert spec.in_context("mode=755") == "mode=755"
+    monkeypatch.setenv("RKT_SELINUX_MOUNT_CONTEXT", "u:object_r:t:s0:c1,c2")
+    assert spec.in_context("mode=755") == 'mode=755,context="u:object_r:t:s0:c1,c2"'
 
 
 def test_oom_score_needs_permission_to_go_down(capsys: pytest.CaptureFixture[str]) -> None:

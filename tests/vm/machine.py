@@ -15,18 +15,24 @@ import tarfile
 import tempfile
 from typing import NamedTuple
 
+from rkt_testkit.probes import REPOSITORY
+
 SUITE = "bookworm"
 PACKAGES = (
     "linux-image-cloud-amd64", "kmod", "systemd", "systemd-sysv", "systemd-container", "dbus",
     "procps", "util-linux", "iproute2", "iptables", "python3", "crun", "runc", "catatonit",
     "containernetworking-plugins", "golang-github-containers-common", "busybox-static", "gpg",
-    "gpg-agent", "gpgconf", "gpgv", "strace",
+    "gpg-agent", "gpgconf", "gpgv", "strace", "selinux-policy-default", "policycoreutils",
 )  # fmt: skip
 MODULES = ("virtio_pci", "virtio_blk")
 """What must be there before the root file system is."""
 SIZE = "1500M"
 END = "the job ended with status"
+ENFORCING = "security=selinux enforcing=1"
+"""What to tell the kernel for a machine with SELinux; without it there is none."""
+_POLICY = f"{REPOSITORY}/examples/selinux/container.cil"
 
+_KERNEL = "console=ttyS0 quiet panic=-1 systemd.unit=job.service mitigations=off"
 _INIT = """#!/bin/busybox sh
 /bin/busybox mount -t devtmpfs none /dev
 {modules}
@@ -60,8 +66,11 @@ class Image(NamedTuple):
 
 def image(cache: str) -> Image:
     """Give the machine's image out of a directory; makes it there in about a minute."""
-    with open(__file__, "rb") as file:
-        place = f"{cache}/vm-{hashlib.sha256(file.read()).hexdigest()[:12]}"
+    digest = hashlib.sha256()
+    for path in (__file__, _POLICY):
+        with open(path, "rb") as file:
+            digest.update(file.read())
+    place = f"{cache}/vm-{digest.hexdigest()[:12]}"
     made = Image(f"{place}/disk", f"{place}/kernel", f"{place}/initrd")
     os.makedirs(cache, exist_ok=True)
     with open(f"{cache}/vm.lock", "w") as lock:
@@ -79,8 +88,12 @@ def image(cache: str) -> Image:
     return made
 
 
-def run(machine: Image, job: str, memory: int = 2048, timeout: float = 850) -> str:
+def run(
+    machine: Image, job: str, *, kernel: str = "", memory: int = 2048, timeout: float = 850
+) -> str:
     """Boot, run `run` of a directory that is copied into the machine; gives what it printed.
+
+    `kernel` is what to tell the kernel besides.
 
     Raises AssertionError with the console's output if the job did not come to its end.
     """
@@ -93,7 +106,7 @@ def run(machine: Image, job: str, memory: int = 2048, timeout: float = 850) -> s
             "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2",
             "-m", str(memory), "-nodefaults", "-display", "none", "-no-reboot",
             "-kernel", machine.kernel, "-initrd", machine.initrd,
-            "-append", "console=ttyS0 quiet panic=-1 systemd.unit=job.service mitigations=off",
+            "-append", f"{_KERNEL} {kernel}",
             "-drive", f"file={machine.disk},id=root,{disk}", "-device", "virtio-blk-pci,drive=root",
             "-drive", f"file={work}/job.tar,id=job,{disk}", "-device", "virtio-blk-pci,drive=job",
             "-serial", f"file:{work}/console",
@@ -131,9 +144,20 @@ def _make(work: str) -> None:
     (version,) = os.listdir(f"{root}/lib/modules")
     os.rename(f"{root}/boot/vmlinuz-{version}", f"{work}/kernel")
     shutil.rmtree(f"{root}/boot")
+    _label(root)
     _initrd(root, f"{root}/lib/modules/{version}", work)
     _command("mke2fs", "-q", "-t", "ext4", "-d", root, f"{work}/disk", SIZE)
     shutil.rmtree(root)
+
+
+def _label(root: str) -> None:
+    """Complete the SELinux policy, and give every file its context."""
+    policy, contexts = "/etc/selinux/default", "contexts/files/file_contexts"
+    shutil.copy(_POLICY, f"{root}/root/container.cil")
+    _command("chroot", root, "semodule", "-n", "-i", "/root/container.cil")
+    os.unlink(f"{root}/root/container.cil")
+    label = f"mount -t proc proc {root}/proc && chroot {root} setfiles -F {policy}/{contexts} /"
+    _command("unshare", "--mount", "--propagation=private", "sh", "-c", label)
 
 
 def _initrd(root: str, modules: str, work: str) -> None:

@@ -22,13 +22,16 @@ UNUSED = ("mypy*", "*__mypyc*", "ruff*", "pip*", "setuptools*", "hypothesis*", "
 """Big libraries of the development environment that no test in the machine needs."""
 _RUN = """#!/bin/sh
 export PYTHONPATH=/job/site HOME=/root LANG=C.UTF-8 RKT_TEST_GUEST=1 RKT_BIN=/job/bin/rkt
-exec python3 -m pytest \\
-    -o timeout=400 --color=no --durations=8 tests/vm/guest
+{prefix} python3 -m pytest \\
+    -o timeout=400 --color=no --durations=8 tests/vm/guest/{tests}
 """
 
 
-def pack(job: str) -> None:
-    """Put into a directory what the machine runs: rkt, the test kit and what it needs."""
+def pack(job: str, tests: str, *, prefix: str = "exec") -> None:
+    """Put into a directory what the machine runs: rkt, the test kit and what it needs.
+
+    `tests` is a file in guest/; what is in `prefix` starts it.
+    """
     for name in ("src", "tests", "pyproject.toml"):
         source = f"{REPOSITORY}/{name}"
         if os.path.isdir(source):
@@ -41,7 +44,7 @@ def pack(job: str) -> None:
     launcher = ["scripts/launcher", f"{job}/bin/rkt", "/usr/bin/python3", "/job/lib"]
     subprocess.run([*launcher, "/job/src", "/job/lib/python"], cwd=REPOSITORY, check=True)
     with open(f"{job}/run", "w", encoding="ascii") as file:
-        file.write(_RUN)
+        file.write(_RUN.format(tests=tests, prefix=prefix))
     os.chmod(f"{job}/run", 0o755)
 
 
@@ -50,7 +53,7 @@ def test_control_groups_of_version_2(tmp_path: Path) -> None:
     assert os.access(rkt_binary(), os.X_OK)
     job = f"{tmp_path}/job"
     os.mkdir(job)
-    pack(job)
+    pack(job, "test_version2.py")
     output = machine.run(machine.image(f"{REPOSITORY}/.cache"), job)
     print(output)
     assert f"{machine.END} 0" in output, output

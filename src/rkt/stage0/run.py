@@ -33,14 +33,19 @@ def run(pod: Pod, request: RunRequest) -> NoReturn:
     stage1 = Stage1(pod)
     users = _private_users(pod)
     os.chdir(pod.path)
+    contexts = _selinux(pod)
     is_private = stage1.private_mounts
     os.environ.pop(const.HOST_MOUNTS_ENV, None)
     try:
         if pod.exists("overlay-prepared"):
             if is_private:
                 _leave_host_mounts(stage1)
-            _mount_roots(pod, users)
-        _become(pod, stage1, request, users)
+            _mount_roots(pod, users, contexts[1])
+        elif contexts[1]:
+            from rkt.linux import selinux
+
+            selinux.set_contexts_below("stage1/rootfs", contexts[1])
+        _become(pod, stage1, request, users, contexts)
     except BaseException as err:
         if not is_private:
             mounts.detach_below(pod.path)
@@ -60,7 +65,18 @@ def _leave_host_mounts(stage1: Stage1) -> None:
         os.close(old)
 
 
-def _become(pod: Pod, stage1: Stage1, request: RunRequest, users: Range | None) -> NoReturn:
+def _selinux(pod: Pod) -> tuple[str, str]:
+    """Give the SELinux contexts of the pod's processes and files, "" where there are none."""
+    if not os.path.exists(const.SELINUX_ENFORCE):
+        return "", ""
+    from rkt.stage0 import selinux
+
+    return selinux.assign(pod)
+
+
+def _become(
+    pod: Pod, stage1: Stage1, request: RunRequest, users: Range | None, contexts: tuple[str, str]
+) -> NoReturn:
     """Execute stage1's run program."""
     _record_boot()
     nameservice.write(request.dns)
@@ -73,8 +89,7 @@ def _become(pod: Pod, stage1: Stage1, request: RunRequest, users: Range | None) 
     if request.ready_fd >= 0:
         os.set_inheritable(request.ready_fd, True)
         environment[const.READY_FD_ENV] = str(request.ready_fd)
-    environment[const.SELINUX_CONTEXT_ENV] = ""
-    environment[const.SELINUX_MOUNT_CONTEXT_ENV] = ""
+    environment[const.SELINUX_CONTEXT_ENV], environment[const.SELINUX_MOUNT_CONTEXT_ENV] = contexts
     sys.stdout.flush()
     shown = ["--mds-token=****" if word.startswith("--mds-token=") else word for word in argv]
     log.debug(f"starting stage1: {' '.join(shown)}")
@@ -145,17 +160,17 @@ def arguments(
     return argv
 
 
-def _mount_roots(pod: Pod, users: Range | None) -> None:
+def _mount_roots(pod: Pod, users: Range | None, context: str) -> None:
     stage1_tree = _tree_of(pod, "stage1TreeStoreID")
-    _mount(stage1_tree, "", "stage1/rootfs")
+    _mount(stage1_tree, "", "stage1/rootfs", context)
     for app in sorted(os.listdir("appsinfo")):
         tree = _tree_of(pod, f"appsinfo/{app}/treeStoreID")
         target = f"{STAGE2}/{app}/rootfs"
         os.makedirs(target, exist_ok=True)
         if users is None:
-            _mount(tree, f"/{app}", target)
+            _mount(tree, f"/{app}", target, context)
         else:
-            _mount_shifted(tree, app, target, users)
+            _mount_shifted(tree, app, target, users, context)
 
 
 def _tree_of(pod: Pod, name: str) -> str:
@@ -165,16 +180,24 @@ def _tree_of(pod: Pod, name: str) -> str:
     return tree
 
 
-def _mount(tree: str, app: str, target: str) -> None:
+def _mount(tree: str, app: str, target: str, context: str) -> None:
     lower = f"../../../cas/tree/{tree}/rootfs"
     upper, work = f"overlay/{tree}/upper{app}", f"overlay/{tree}/work{app}"
     if not os.path.isdir(lower):
         raise RktError(f'tree "{tree}" is not in the store',
                        hint="fetch the image again, then prepare the pod again")  # fmt: skip
-    mounts.mount_overlay(lower, upper, work, target)
+    _share(lower, context)
+    mounts.mount_overlay(lower, upper, work, target, label=context)
 
 
-def _mount_shifted(tree: str, app: str, target: str, users: Range) -> None:
+def _share(tree: str, context: str) -> None:
+    if context:
+        from rkt.linux import selinux
+
+        selinux.share(tree)
+
+
+def _mount_shifted(tree: str, app: str, target: str, users: Range, context: str) -> None:
     """Mount the root of an app so that its files belong to the pod's users."""
     from rkt.linux import libc, userns
 
@@ -183,11 +206,12 @@ def _mount_shifted(tree: str, app: str, target: str, users: Range) -> None:
         os.mkdir(lower, 0o700)
     except FileExistsError:
         pass
+    _share(f"../../../cas/tree/{tree}/rootfs", context)
     space = userns.namespace(users)
     try:
         userns.bind(f"../../../cas/tree/{tree}/rootfs", lower, space)
-        base = f"overlay/{tree}"
-        mounts.mount_overlay(lower, f"{base}/upper/{app}", f"{base}/work/{app}", target)
+        upper, work = f"overlay/{tree}/upper/{app}", f"overlay/{tree}/work/{app}"
+        mounts.mount_overlay(lower, upper, work, target, label=context)
         libc.umount(lower, libc.MNT_DETACH)
     except OSError as err:
         raise KernelError("cannot shift the owners of a mount", err, target) from err

@@ -68,6 +68,7 @@ _PACKAGES = {
         "mounts",
         "proc",
         "quickjson",
+        "selinux",
         "sig",
         "userns",
     ),

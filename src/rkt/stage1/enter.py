@@ -32,6 +32,7 @@ def _main(argv: list[str]) -> int:
         from rkt.stage1 import session
 
         return session.Session("enter").run(chosen, app, process)
+    _lend(config)
     fd = os.memfd_create("process")
     os.write(fd, quickjson.dumps(process).encode())
     os.set_inheritable(fd, True)
@@ -112,6 +113,15 @@ def _process(
     )
     process.pop("consoleSize", None)
     return process
+
+
+def _lend(config: dict[str, object]) -> None:
+    """Let the command use the caller's pipes, as far as SELinux is concerned."""
+    context = manifest.mapping(config, "linux", "configuration of the app").get("mountLabel")
+    if isinstance(context, str):
+        from rkt.linux import selinux
+
+        selinux.lend(context, 0, 1, 2)
 
 
 def _env(process: dict[str, object], app: str) -> list[str]:

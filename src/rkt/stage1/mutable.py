@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from rkt import log
+from rkt.const import SELINUX_MOUNT_CONTEXT_ENV
 from rkt.errors import (
     KernelError,
     NotFound,
@@ -215,7 +216,13 @@ class Operations:
         """Mount the app's overlay, which stage0 has prepared below the pod directory."""
         from rkt.linux import mounts
 
+        target = f"{self._root(name)}/rootfs"
+        context = os.environ.get(SELINUX_MOUNT_CONTEXT_ENV, "")
         if not os.path.exists(f"{self._pod.dir}/overlay-prepared"):
+            if context:
+                from rkt.linux import selinux
+
+                selinux.set_contexts_below(target, context)
             return
         path = f"appsinfo/{name}/treeStoreID"
         try:
@@ -225,10 +232,14 @@ class Operations:
             raise KernelError(f'app "{name}": cannot read', err, path) from err
         if not tree or not all(c.isalnum() or c == "-" for c in tree):
             raise SchemaError(f'app "{name}": file "{path}" is damaged')
-        target = f"{self._root(name)}/rootfs"
         os.makedirs(target, 0o755, exist_ok=True)
         upper, work = f"overlay/{tree}/upper/{name}", f"overlay/{tree}/work/{name}"
-        mounts.mount_overlay(f"../../../cas/tree/{tree}/rootfs", upper, work, target)
+        lower = f"../../../cas/tree/{tree}/rootfs"
+        if context:
+            from rkt.linux import selinux
+
+            selinux.share(lower)
+        mounts.mount_overlay(lower, upper, work, target, label=context)
 
     def _mark(self, name: str) -> None:
         path = f"{self._host.rkt_dir}/status/{name}"

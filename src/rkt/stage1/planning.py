@@ -155,8 +155,7 @@ def restrict(pod: Pod, app: manifest.App, plan: spec.AppPlan) -> None:
     plan.no_new_privileges = asked or (plan.seccomp is not None and plan.uid != 0)
     plan.unprotected_paths = options.disable_paths
     plan.selinux_label = resources.selinux_label(
-        app.name, [*app.isolators, *pod.manifest.isolators], pod.unenforced,
-        enabled=os.path.exists("/sys/fs/selinux/enforce"),
+        app.name, [*app.isolators, *pod.manifest.isolators], pod.unenforced
     ) or os.environ.get(SELINUX_CONTEXT_ENV, "")  # fmt: skip
     plan.selinux_mount_label = os.environ.get(SELINUX_MOUNT_CONTEXT_ENV, "")
     known = pod.layout.controllers if pod.layout else set()

@@ -12,6 +12,7 @@ import stat
 
 from rkt.errors import KernelError
 from rkt.linux import libc
+from rkt.stage1 import spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ def prepare(users: Range, shm: str) -> None:
     """Make the directory for the binds, and give the pod's /dev/shm to its root."""
     try:
         os.makedirs(DIRECTORY, 0o755, exist_ok=True)
-        libc.mount("roots", DIRECTORY, "tmpfs", libc.MS_NOSUID, "mode=755")
+        options = spec.in_context("mode=755")
+        libc.mount("roots", DIRECTORY, "tmpfs", libc.MS_NOSUID, options)
         # Runtimes make the app's user the owner of its streams: not of the host's /dev/null.
         os.mknod(_NULL, stat.S_IFCHR | 0o666, os.makedev(1, 3))
         os.chmod(_NULL, 0o666)

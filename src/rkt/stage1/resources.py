@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from rkt import log
+from rkt.const import SELINUX_ENFORCE
 from rkt.errors import RktError
 
 _BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
@@ -238,16 +239,23 @@ def open_files(path: str = "/proc/self/limits") -> tuple[int, int] | None:
     return None
 
 
-def selinux_label(
-    app: str, isolators: list[tuple[str, object]], unenforced: Unenforced, *, enabled: bool
-) -> str:
-    """Give the SELinux context that an isolator asks for, "" if none does."""
+def selinux_label(app: str, isolators: list[tuple[str, object]], unenforced: Unenforced) -> str:
+    """Give the SELinux context that an isolator asks for, "" if none does.
+
+    Raises RktError for one that the host's policy does not know.
+    """
     for name, value in isolators:
         if name == "os/linux/selinux-context" and isinstance(value, dict):
-            if not enabled:
+            if not os.path.exists(SELINUX_ENFORCE):
                 unenforced.other(f'app "{app}"', name, "SELinux is not enabled")
                 return ""
-            return ":".join(str(value.get(k, "")) for k in ("user", "role", "type", "level"))
+            from rkt.linux import selinux
+
+            context = ":".join(str(value.get(k, "")) for k in ("user", "role", "type", "level"))
+            if not selinux.is_context(context) or not selinux.in_policy(context):
+                raise RktError(f'{name} "{context}": the SELinux policy of this host does not '
+                               "know this context")  # fmt: skip
+            return context
     return ""
 
 

@@ -397,6 +397,8 @@ class Pod:
         limited = self.options.mutable or any(
             resources.is_limit(name) for some in isolated for name, _ in some
         )
+        if self.runtime is not None and self.runtime.name == "crun":
+            limited = True  # crun 1.8 enables all controllers on its way, or fails
         cgroup.claim(layout, uuid, {os.getpid(), self._init_pid()}, limited=limited)
         path = layout.pod_path(uuid)
         atomic.write_file(f"{self.dir}/subcgroup", f"{path}\n".encode(), durable=False)
@@ -429,7 +431,7 @@ class Pod:
         os.makedirs(path, 0o755, exist_ok=True)
         flags = libc.MS_NOSUID | libc.MS_NODEV | 0x8
         try:
-            libc.mount("shm", path, "tmpfs", flags, "mode=1777,size=64m")
+            libc.mount("shm", path, "tmpfs", flags, spec.in_context("mode=1777,size=64m"))
         except OSError as err:
             raise KernelError("cannot mount /dev/shm of the pod", err, path) from err
 

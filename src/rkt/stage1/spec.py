@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from rkt.const import SELINUX_MOUNT_CONTEXT_ENV
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rkt.linux.userns import Range
@@ -28,6 +30,12 @@ _SAFE = ["nosuid", "noexec", "nodev"]
 _DEVPTS = ("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5")
 _CGROUP = "/sys/fs/cgroup"
 _SHM = "/dev/shm"  # noqa: S108 - a path inside the app
+
+
+def in_context(options: str) -> str:
+    """Have all files of a mount in the SELinux context of the pod's files, if there is one."""
+    context = os.environ.get(SELINUX_MOUNT_CONTEXT_ENV)
+    return f'{options},context="{context}"' if context else options
 
 
 class AppPlan:
@@ -69,8 +77,16 @@ class AppPlan:
         self.null = "/dev/null"  # what an app gets instead of a stream: runtimes change its owner
         self.binds: list[Bind] = []
 
+    def lend(self, *fds: int) -> None:
+        """Let the app use pipes that are not its own, as far as SELinux is concerned."""
+        if self.selinux_mount_label:
+            from rkt.linux import selinux
+
+            selinux.lend(self.selinux_mount_label, *fds)
+
     def give(self, *fds: int) -> None:
         """Give pipes to the app's user: in a user namespace nobody else may open them anew."""
+        self.lend(*fds)
         if self.users is not None:
             for fd in fds:
                 os.fchown(fd, self.users.shift + self.uid, self.users.shift + self.gid)

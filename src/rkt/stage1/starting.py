@@ -87,6 +87,8 @@ class Starter:
         stdin = own if own >= 0 else self.stdin if self.stdin >= 0 else null
         stdout, stderr = (null if io and io.drops(1) else out_w,
                           null if io and io.drops(2) else err_w)  # fmt: skip
+        if stdin != null:
+            app.plan.lend(stdin)
         try:
             self._spawn(app, (stdin, stdout, stderr), started)
         except OSError:

@@ -6,6 +6,7 @@ import os
 import stat
 
 from rkt import log
+from rkt.const import SELINUX_MOUNT_CONTEXT_ENV
 from rkt.errors import CommandError, KernelError, NotFound, RktError
 
 TYPE_CHECKING = False
@@ -205,6 +206,11 @@ def _empty(pod_dir: str, name: str, mode: int, uid: int, gid: int) -> str:
         raise KernelError(f'cannot make empty volume "{name}"', err, path) from err
     os.chown(path, uid, gid)
     os.chmod(path, mode)
+    context = os.environ.get(SELINUX_MOUNT_CONTEXT_ENV)
+    if context:
+        from rkt.linux import selinux
+
+        selinux.set_context(path, context)
     return path
 
 
