@@ -81,21 +81,19 @@ def claim(layout: Layout, uuid: str, own_pids: set[int], *, limited: bool) -> No
     """Version 2: make a pod's cgroup and hand it the controllers that its apps may be limited by.
 
     A cgroup with processes can give none to those below, and the attempt spoils it: the kernel
-    gives what it can and makes those below "domain invalid".  So a pod with limits lies below the
-    cgroup that rkt was started in only if that gives controllers already, or if it was delegated
-    and only processes of the pod are in it, as in a service; they move to a leaf of their own.
-    Else it lies below the root of the tree.
+    gives what it can and makes those below "domain invalid".  crun tries, limits or not, wherever
+    there are controllers.  So a pod lies below the cgroup that rkt was started in only if that
+    gives controllers already or has none to give, or if it was delegated and only processes of
+    the pod are in it, as in a service; they move to a leaf of their own.  Else it lies below the
+    root of the tree.
     """
     if not layout.unified:
         return
     above = ROOT + layout.own.rstrip("/")
-    if layout.own != "/" and limited and not _gives(above):
-        present = {int(pid) for pid in _words(f"{above}/cgroup.procs")}
-        if not (
-            _is_delegated(above) and present <= own_pids and _move(present, f"{above}/supervisor")
-        ):
-            layout.own = "/"
-            above = ROOT
+    wanted = layout.own != "/" and (limited or layout.controllers) and not _gives(above)
+    if wanted and not (_is_delegated(above) and _vacate(above, own_pids)):
+        layout.own = "/"
+        above = ROOT
     if layout.own == "/" or not _words(f"{above}/cgroup.procs"):
         _enable(above, _words(f"{above}/cgroup.controllers"))
     own = ROOT + layout.pod_path(uuid)
@@ -122,14 +120,39 @@ def _is_delegated(path: str) -> bool:
         return False
 
 
-def _move(pids: set[int], path: str) -> bool:
+def _vacate(path: str, own_pids: set[int]) -> bool:
+    """Move all processes of a cgroup to a leaf; False if some are neither ours nor our children."""
+    for _ in range(_RETRIES):  # they may fork, and end, while we look
+        present = [int(pid) for pid in _words(f"{path}/cgroup.procs")]
+        if not present:
+            return True
+        if not all(_is_ours(pid, own_pids) for pid in present):
+            return False
+        try:
+            os.makedirs(f"{path}/supervisor", 0o755, exist_ok=True)
+            for pid in present:
+                _join(f"{path}/supervisor", pid)
+        except OSError:
+            return False
+    return False
+
+
+def _is_ours(pid: int, own_pids: set[int]) -> bool:
+    """Say whether a process is one of ours or descends from one; so does one that has ended."""
+    while pid > 1 and pid not in own_pids:
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                pid = int(file.read().rpartition(b")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+    return pid in own_pids
+
+
+def _join(path: str, pid: int) -> None:
     try:
-        os.makedirs(path, 0o755, exist_ok=True)
-        for pid in sorted(pids):
-            _write(f"{path}/cgroup.procs", str(pid))
-    except OSError:
-        return False
-    return True
+        _write(f"{path}/cgroup.procs", str(pid))
+    except ProcessLookupError:
+        pass  # it has ended
 
 
 def _enable(path: str, controllers: list[str]) -> None:
