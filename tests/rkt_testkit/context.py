@@ -356,8 +356,9 @@ class RktContext:
                 stream.close()
 
     def _settle(self) -> list[str]:
-        # The kernel takes control groups and namespaces apart a moment after the last process.
-        deadline = time.monotonic() + 1.5
+        # The kernel takes control groups and namespaces apart a moment after the last process, and
+        # later still on a machine that is busy.
+        deadline = time.monotonic() + 15
         while (leaked := self.leaked()) and time.monotonic() < deadline:
             time.sleep(0.05)
         return leaked

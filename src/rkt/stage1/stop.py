@@ -26,7 +26,12 @@ def _main(argv: list[str]) -> int:
         target, number = (state.init, state.init_start), sig.SIGKILL
     else:
         target, number = (state.supervisor, state.supervisor_start), sig.SIGTERM
-    pidfd = identity.open_process(*target, "the pod")
+    try:
+        pidfd = identity.open_process(*target, "the pod")
+    except PodStateError:
+        if force and identity.start_time(state.supervisor) == state.supervisor_start:
+            return 0  # its first process is gone: the supervisor is about to end too
+        raise
     try:
         sig.pidfd_send_signal(pidfd, number)
     finally:

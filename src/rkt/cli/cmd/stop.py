@@ -53,5 +53,9 @@ def _stop(pod: Pod, *, force: bool) -> None:
         return
     if state != "running":
         raise PodStateError(f'pod "{pod.uuid}" is not running')
-    stop(pod, force=force)
+    try:
+        stop(pod, force=force)
+    except RktError:
+        if not view.has_ended(pod.state()):
+            raise  # else it came to its end by itself just now
     output.line(f'"{pod.uuid}"')
