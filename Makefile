@@ -16,7 +16,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 RUNTIME := $(VENV)/lib/rkt/python
 SERVICES := $(VENV)/lib/rkt/services
-STAGE1 := $(VENV)/lib/rkt/stage1-images/stage1-oci.aci $(VENV)/lib/rkt/stage1-images/stage1-fly.aci
+STAGE1 := $(patsubst %,$(VENV)/lib/rkt/stage1-images/stage1-%.aci,oci fly nspawn)
 SOURCES := $(shell find src -name '*.py')
 # What stage1 carries: its image is made anew when any of this changes.
 STAGE1_SOURCES := $(filter src/rkt/stage1/% src/rkt/linux/% src/rkt/network/% src/rkt/__init__.py \

@@ -37,6 +37,7 @@ STAGE2_PREFIX = "coreos.com/rkt/stage2/"
 """Annotations of an app: `stdin`, `stdout`, `stderr` say where its streams go."""
 STAGE1_OCI_NAME = "coreos.com/rkt/stage1-oci"
 STAGE1_FLY_NAME = "coreos.com/rkt/stage1-fly"
+STAGE1_NSPAWN_NAME = "coreos.com/rkt/stage1-nspawn"
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

@@ -17,7 +17,8 @@ SHELL = ("--exec=/bin/sh", "--", "-c")
 
 
 FLY = "--stage1-from-dir=stage1-fly.aci"
-FLAVOURS = pytest.mark.parametrize("flavour", [(), (FLY,)], ids=["oci", "fly"])
+NSPAWN = "--stage1-from-dir=stage1-nspawn.aci"
+FLAVOURS = pytest.mark.parametrize("flavour", [(), (FLY,), (NSPAWN,)], ids=["oci", "fly", "nspawn"])
 
 
 def hold(bed: Bed, image: str, *options: str) -> str:
@@ -88,8 +89,9 @@ def test_a_pod_outside_of_a_service_gets_a_scope(
     bed.wait_for(lambda: listed(bed) == "")
 
 
-def test_addresses_show(bed: Bed, busybox: str) -> None:
-    uuid = hold(bed, busybox, "--net=default")
+@pytest.mark.parametrize("flavour", [(), (NSPAWN,)], ids=["oci", "nspawn"])
+def test_addresses_show(bed: Bed, busybox: str, flavour: tuple[str, ...]) -> None:
+    uuid = hold(bed, busybox, "--net=default", *flavour)
     address = re.search(r"172\.16\.28\.\d+", bed.tool("rkt", "list").stdout)
     assert address
     bed.wait_for(lambda: address[0] in listed(bed))
@@ -103,7 +105,7 @@ def test_the_journal_is_read_while_it_runs_and_after(
 ) -> None:
     uuid = hold(bed, busybox, *flavour)
     bed.wait_for(lambda: "hello" in journal(bed, uuid))
-    name = "bed" if flavour else f"rkt-{uuid}"  # fly has the host's name
+    name = "bed" if flavour == (FLY,) else f"rkt-{uuid}"  # fly has the host's name
     assert re.search(rf"{name} shell\[\d+\]: hello", journal(bed, uuid))
     for option in (("-t", "shell"), ("-u", "shell")):
         assert "hello" in journal(bed, uuid, *option)

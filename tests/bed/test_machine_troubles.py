@@ -16,7 +16,8 @@ RUN = ("rkt", "--debug", "--insecure-options=image", "run")
 HOLD = "trap 'echo bye; exit 0' TERM; echo hello; while :; do sleep 0.1; done"
 SHELL = ("--exec=/bin/sh", "--", "-c")
 FLY = "--stage1-from-dir=stage1-fly.aci"
-FLAVOURS = pytest.mark.parametrize("flavour", [(), (FLY,)], ids=["oci", "fly"])
+NSPAWN = "--stage1-from-dir=stage1-nspawn.aci"
+FLAVOURS = pytest.mark.parametrize("flavour", [(), (FLY,), (NSPAWN,)], ids=["oci", "fly", "nspawn"])
 JOURNALD = ("systemd-journald.socket", "systemd-journald-dev-log.socket",
             "systemd-journald-audit.socket", "systemd-journald.service")  # fmt: skip
 

@@ -49,13 +49,19 @@ class Flavor:
         """Further ones with the value `true`."""
 
 
+_NSPAWN = ("nspawn", "machine", "unit", "unitproperties")
 FLAVORS = {
     "oci": Flavor(const.STAGE1_OCI_NAME, 6, ENTRYPOINTS,
-                  without=("build", "fly", "flyexec", "flymounts")),
+                  without=("build", "fly", "flyexec", "flymounts", *_NSPAWN)),
     "fly": Flavor(const.STAGE1_FLY_NAME, 5, {
         **{name: ENTRYPOINTS[name] for name in ("enter", "gc", "stop", "attach")},
         "run": ("run", "fly"),
-    }, programs={"fly": "flyexec"}, without=("build",), annotations=(const.STAGE1_HOST_MOUNTS,)),
+    }, programs={"fly": "flyexec"}, without=("build", *_NSPAWN),
+        annotations=(const.STAGE1_HOST_MOUNTS,)),
+    "nspawn": Flavor(const.STAGE1_NSPAWN_NAME, 6, {
+        **{name: ENTRYPOINTS[name] for name in ("enter", "gc", "stop", "attach")},
+        "run": ("run", "nspawn"),
+    }, programs={"unit": "unit"}, without=("build", "fly", "flymounts")),
 }  # fmt: skip
 _LIB = "usr/lib/rkt"
 _MODULES = ("__init__", "errors", "const", "log")

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     Ended = Callable[[int], None]
 
 
+_foreign: dict[int, int] = {}
+
+
 class Children:
     """Who is told when a child ends: exit code, or minus the signal.
 
@@ -76,9 +79,28 @@ class Children:
                 self._early.clear()
 
 
+def know(pid: int) -> None:
+    """Hold on to a process that somebody else reaps, so that `kill` can mean no other one."""
+    forget(pid)
+    try:
+        _foreign[pid] = os.pidfd_open(pid)
+    except OSError:  # gone already
+        pass
+
+
+def forget(pid: int) -> None:
+    """Let go of such a process."""
+    fd = _foreign.pop(pid, -1)
+    if fd >= 0:
+        os.close(fd)
+
+
 def kill(pid: int, number: int = sig.SIGKILL) -> None:
     """Signal a child that was not reaped yet: its number cannot be anyone else's."""
     try:
-        os.kill(pid, number)
+        if pid in _foreign:
+            sig.pidfd_send_signal(_foreign[pid], number)
+        else:
+            os.kill(pid, number)
     except ProcessLookupError:
         pass

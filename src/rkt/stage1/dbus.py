@@ -13,10 +13,10 @@ import time
 from rkt.errors import RktError
 
 SOCKET = "/run/dbus/system_bus_socket"
-_CALL, _RETURN, _ERROR = 1, 2, 3
+_CALL, _RETURN, _ERROR, _SIGNAL = 1, 2, 3, 4
 _LONGEST = 1 << 20
 Value = tuple[str, object]
-"""A D-Bus type and a value of it: of `s`, `u`, `t`, `b`, `ay` or `a(sv)`."""
+"""A D-Bus type and a value of it: lists for arrays, tuples for structures, a Value for `v`."""
 
 
 class CallError(RktError):
@@ -30,7 +30,11 @@ class CallError(RktError):
 class Bus:
     """A connection to the system bus.  Whatever goes wrong is a CallError."""
 
-    def __init__(self, *, timeout: float = 10.0, path: str = SOCKET) -> None:
+    def __init__(self, *, timeout: float = 10.0, path: str = SOCKET, direct: bool = False) -> None:
+        """Connect to a bus, or with `direct` to the one program at the socket's other end."""
+        self.what = path if direct else "the system bus"
+        self.body = b""
+        """Of the last message that was received."""
         self._deadline = time.monotonic() + timeout
         self._serial = 0
         self._buffer = b""
@@ -39,15 +43,23 @@ class Bus:
             self._sock.settimeout(timeout)
             self._sock.connect(path)
             identity = str(os.geteuid()).encode("ascii").hex()
-            self._send(f"\0AUTH EXTERNAL {identity}\r\n".encode("ascii"))
+            # All at once to systemd, as its own tools do: a message or a descriptor that arrived
+            # while it still reads our first lines it would take amiss.
+            more = "NEGOTIATE_UNIX_FD\r\nBEGIN\r\n" if direct else ""
+            self._send(f"\0AUTH EXTERNAL {identity}\r\n{more}".encode("ascii"))
             answer = self._line()
             if not answer.startswith(b"OK "):
-                raise CallError("", f"the system bus refuses us: {answer.decode(errors='replace')}")
-            self._send(b"BEGIN\r\n")
-            self.call("org.freedesktop.DBus", "/org/freedesktop/DBus", "Hello")
+                text = answer.decode(errors="replace")
+                raise CallError("", f"{self.what} refuses us: {text}")
+            if direct:
+                if self._line() != b"AGREE_UNIX_FD":
+                    raise CallError("", f"{self.what} takes no file descriptors")
+            else:
+                self._send(b"BEGIN\r\n")
+                self.call("org.freedesktop.DBus", "/org/freedesktop/DBus", "Hello")
         except OSError as err:
             self.close()
-            raise CallError("", f"cannot reach the system bus: {err.strerror or err}") from err
+            raise CallError("", f"cannot reach {self.what}: {err.strerror or err}") from err
         except CallError:
             self.close()
             raise
@@ -58,24 +70,47 @@ class Bus:
 
     def call(
         self, destination: str, path: str, member: str, arguments: tuple[Value, ...] = (),
-        interface: str = "",
+        interface: str = "", fds: tuple[int, ...] = (),
     ) -> None:  # fmt: skip
-        """Call a method and wait for its end; what it gives is of no interest."""
+        """Call a method and wait for its end; what it gives is in `body`.
+
+        A value of type `h` is the place of a descriptor in `fds`.
+        """
         self._serial += 1
         serial = self._serial
-        self._send(encode(serial, destination, path, interface or destination, member, arguments))
+        data = encode(
+            serial, destination, path, interface or destination, member, arguments, fds=len(fds)
+        )
+        self._send(data, fds)
         while True:
             kind, answered, name, text = self._receive()
+            if kind == _SIGNAL:
+                self.heard(name)
             if answered == serial and kind == _RETURN:
                 return
             if answered == serial and kind == _ERROR:
                 raise CallError(name, text or f"{member} failed")
 
-    def _send(self, data: bytes) -> None:
+    def heard(self, member: str) -> None:
+        """Take note of a signal, whose arguments are in `body`."""
+
+    def wait_for_signal(self) -> None:
+        """Wait until `heard` has been called again."""
+        while True:
+            kind, _, name, _ = self._receive()
+            if kind == _SIGNAL:
+                self.heard(name)
+                return
+
+    def _send(self, data: bytes, fds: tuple[int, ...] = ()) -> None:
         try:
+            if fds:
+                packed = struct.pack(f"{len(fds)}i", *fds)
+                carried = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)]
+                data = data[self._sock.sendmsg([data], carried) :]
             self._sock.sendall(data)
         except OSError as err:
-            raise CallError("", f"cannot write to the system bus: {err.strerror or err}") from err
+            raise CallError("", f"cannot write to {self.what}: {err.strerror or err}") from err
 
     def _fill(self, count: int) -> None:
         """Have so many bytes in the buffer."""
@@ -85,9 +120,9 @@ class Bus:
                 data = self._sock.recv(65536)
             except OSError as err:
                 reason = err.strerror or "it does not answer"
-                raise CallError("", f"cannot read from the system bus: {reason}") from err
+                raise CallError("", f"cannot read from {self.what}: {reason}") from err
             if not data or count > _LONGEST:
-                raise CallError("", "the system bus has hung up")
+                raise CallError("", f"{self.what} has hung up")
             self._buffer += data
 
     def _take(self, count: int) -> bytes:
@@ -102,18 +137,20 @@ class Bus:
         return line
 
     def _receive(self) -> tuple[int, int, str, str]:
-        """Give type, answered serial, error name and first string of the next message."""
+        """Give type, answered serial, error or signal name and an error's text of what comes."""
         self._fill(16)
         body, _, fields = struct.unpack_from("<III", self._buffer, 4)
         if self._buffer[:1] != b"l" or body > _LONGEST or fields > _LONGEST:
-            raise CallError("", "the system bus speaks in an unknown way")
+            raise CallError("", f"{self.what} speaks in an unknown way")
         kind, start = self._buffer[1], 16 + fields + (-fields % 8)
-        return decode(kind, self._take(start + body), fields, start)
+        data = self._take(start + body)
+        self.body = data[start:]
+        return decode(kind, data, fields, start)
 
 
 def encode(
     serial: int, destination: str, path: str, interface: str, member: str,
-    arguments: tuple[Value, ...],
+    arguments: tuple[Value, ...], *, fds: int = 0,
 ) -> bytes:  # fmt: skip
     """Give the bytes of a method call."""
     body = bytearray()
@@ -128,6 +165,11 @@ def encode(
             header.append(code)
             _put(header, "g", kind)
             _put(header, kind, text)
+    if fds:
+        _align(header, 8)
+        header.append(9)
+        _put(header, "g", "u")
+        _put(header, "u", fds)
     head = struct.pack("<cBBBIII", b"l", _CALL, 0, 1, len(body), serial, len(header))
     return head + bytes(header) + bytes(-len(header) % 8) + bytes(body)
 
@@ -138,38 +180,69 @@ def _align(out: bytearray, to: int) -> None:
 
 def _put(out: bytearray, kind: str, value: object) -> None:
     if kind in ("s", "o") and isinstance(value, str):
-        data = value.encode("utf-8")
+        try:
+            data = value.encode("utf-8")
+        except UnicodeEncodeError as err:
+            raise CallError("", f"cannot send a text that is no UTF-8: {value!a}") from err
+        if b"\0" in data:
+            raise CallError("", f"cannot send a text with a zero byte: {value!a}")
         _align(out, 4)
         out += struct.pack("<I", len(data)) + data + b"\0"
     elif kind == "g" and isinstance(value, str):
         out += bytes((len(value),)) + value.encode("ascii") + b"\0"
-    elif kind in ("u", "b") and isinstance(value, int):
-        _align(out, 4)
-        out += struct.pack("<I", value)
-    elif kind == "t" and isinstance(value, int):
-        _align(out, 8)
-        out += struct.pack("<Q", value)
+    elif kind in _NUMBERS and isinstance(value, int):
+        size, form = _NUMBERS[kind]
+        _align(out, size)
+        out += struct.pack(form, value)
+    elif kind == "v" and isinstance(value, tuple):
+        _put(out, "g", value[0])
+        _put(out, value[0], value[1])
     elif kind == "ay" and isinstance(value, bytes):
         _align(out, 4)
         out += struct.pack("<I", len(value)) + value
     elif kind == "a(sv)" and isinstance(value, list):
-        _put_properties(out, value)
+        _put_array(out, "(sv)", [(name, (sort, own)) for name, sort, own in value])
+    elif kind[:1] == "a" and isinstance(value, list):
+        _put_array(out, kind[1:], value)
+    elif kind[:1] == "(" and isinstance(value, tuple):
+        _align(out, 8)
+        for sort, own in zip(_split(kind[1:-1]), value, strict=True):
+            _put(out, sort, own)
     else:
         raise CallError("", f'cannot send a value of the D-Bus type "{kind}"')
 
 
-def _put_properties(out: bytearray, properties: list[tuple[str, str, object]]) -> None:
+_NUMBERS = {"u": (4, "<I"), "b": (4, "<I"), "i": (4, "<i"), "h": (4, "<I"), "t": (8, "<Q")}
+
+
+def _put_array(out: bytearray, kind: str, values: list[object]) -> None:
     _align(out, 4)
     at = len(out)
     out += bytes(4)
-    _align(out, 8)
+    _align(out, 8 if kind[0] in "(t" else 4)
     start = len(out)
-    for name, kind, value in properties:
-        _align(out, 8)
-        _put(out, "s", name)
-        _put(out, "g", kind)
+    for value in values:
         _put(out, kind, value)
     struct.pack_into("<I", out, at, len(out) - start)
+
+
+def _split(signature: str) -> list[str]:
+    """Cut a signature into its complete types."""
+    found: list[str] = []
+    at = 0
+    while at < len(signature):
+        end = at
+        while signature[end] == "a":
+            end += 1
+        depth = 0
+        while True:
+            depth += (signature[end] == "(") - (signature[end] == ")")
+            end += 1
+            if depth == 0:
+                break
+        found.append(signature[at:end])
+        at = end
+    return found
 
 
 def decode(kind: int, data: bytes, fields: int, start: int) -> tuple[int, int, str, str]:
@@ -190,7 +263,7 @@ def decode(kind: int, data: bytes, fields: int, start: int) -> tuple[int, int, s
             (number,) = struct.unpack_from("<I", data, at)
             at += 4
             if sort in ("s", "o"):
-                if code == 4:
+                if code == (3 if kind == _SIGNAL else 4):
                     name = data[at : at + number].decode("utf-8", "replace")
                 at += number + 1
             elif code == 5:
@@ -199,5 +272,5 @@ def decode(kind: int, data: bytes, fields: int, start: int) -> tuple[int, int, s
             (number,) = struct.unpack_from("<I", data, start)
             text = data[start + 4 : start + 4 + number].decode("utf-8", "replace")
     except (IndexError, ValueError, struct.error) as err:
-        raise CallError("", "the system bus sent something that is no message") from err
+        raise CallError("", "something that is no message came by D-Bus") from err
     return kind, answered, name, text

@@ -40,7 +40,8 @@ def _main(argv: list[str]) -> int:
         if verb == "run":
             bundle = values["bundle"]
             config = manifest.read_json(f"{bundle}/config.json", f'configuration of "{ident}"')
-            _start(Start(config, config), values["pid-file"], values.get("console-socket", ""))
+            console = values.get("console-socket", "")
+            start_beside(Start(config, config), values["pid-file"], console)
         elif verb == "exec":
             base = os.path.dirname(values["root"])
             path = f"{base}/bundle/{ident}/config.json"
@@ -49,7 +50,7 @@ def _main(argv: list[str]) -> int:
             start = Start(config, {"process": process})
             if "detach" not in values:
                 start.become()
-            _start(start, values["pid-file"], "")
+            start_beside(start, values["pid-file"], "")
     except RktError as err:
         if "log" in values:
             entry = quickjson.dumps({"level": "error", "msg": describe(err)})
@@ -88,6 +89,10 @@ class Start:
         if not self.args or not self.root:
             raise UsageError("fly: nothing to execute")
 
+    def open_terminal(self) -> tuple[int, int]:
+        """Give the two sides of a terminal."""
+        return os.openpty()
+
     def become(self, supervisor: int = 0) -> NoReturn:
         """Replace this process; with `supervisor` as one that dies with it.  Raises RktError."""
         step, path = "join the control group", self.group
@@ -122,12 +127,12 @@ class Start:
             raise KernelError(f"cannot {step}", err, path) from err
 
 
-def _start(start: Start, pid_file: str, console: str) -> None:
+def start_beside(start: Start, pid_file: str, console: str) -> None:
     """Start the process beside this one; returns when it executes its program, or raises."""
     supervisor = os.getppid()
     master = slave = -1
     if start.terminal:
-        master, slave = os.openpty()
+        master, slave = start.open_terminal()
     read, write = os.pipe()
     try:
         pid = libc.fork_sibling()
@@ -142,7 +147,7 @@ def _start(start: Start, pid_file: str, console: str) -> None:
     if text:
         raise RktError(text.decode("utf-8", "replace"))
     if console:
-        _send(console, master)
+        send(console, master)
     atomic.write_file(pid_file, b"%d" % pid, durable=False)
 
 
@@ -164,7 +169,7 @@ def _child(start: Start, report: int, slave: int, supervisor: int) -> NoReturn:
         os._exit(255)
 
 
-def _send(path: str, fd: int) -> None:
+def send(path: str, fd: int) -> None:
     """Hand the terminal's master side to the supervisor."""
     import _socket
 

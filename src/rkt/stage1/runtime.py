@@ -34,7 +34,7 @@ class Runtime:
     @property
     def forgets_by_removal(self) -> bool:
         """Whether removing state and cgroups is all that its `delete` would do."""
-        return self.name in ("crun", "runc", "fly")
+        return self.name in ("crun", "runc", "fly", "unit")
 
     def base(self, log_file: str = "") -> list[str]:
         """Give the beginning of each command line."""

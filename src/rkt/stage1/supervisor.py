@@ -33,6 +33,8 @@ class Supervisor:
         "rkt_dir", "runtime",
     )  # fmt: skip
 
+    children_type: type[Children] = Children
+
     def __init__(
         self, pod_dir: str, chosen: runtime.Runtime, init_pid: int, *,
         rules: policy.PodPolicy, layout: cgroup.Layout | None = None, quiet: bool = False,
@@ -54,7 +56,7 @@ class Supervisor:
         self._init_pid = init_pid
         self.loop = pump.Loop()
         """The loop that everything of the pod runs in."""
-        self.children = Children()
+        self.children = self.children_type()
         self.children.adopt(init_pid, self._init_ended)
         self._console = Console(self.loop, quiet=quiet)
         self._stopping = 0  # signal that ends the pod
