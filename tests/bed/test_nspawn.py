@@ -217,6 +217,75 @@ def test_stop_force_kills_the_pod(bed: Bed, busybox: str) -> None:
     bed.tool("systemctl", "reset-failed", "pod", status=None)
 
 
+@pytest.mark.parametrize("which", ["systemd", "systemd-nspawn"])
+def test_the_end_of_a_first_process_is_the_pods(bed: Bed, busybox: str, which: str) -> None:
+    bed.start("pod", "rkt", OPEN, "run", NSPAWN, busybox, "--exec=/bin/sleep", "--", "1000",
+              properties=("Type=notify", "KillMode=mixed"))  # fmt: skip
+    (uuid,) = bed.pods()
+    pid = bed.read(f"/var/lib/rkt/pods/run/{uuid}/pid").strip()
+    assert bed.read(f"/proc/{pid}/comm") == "systemd\n"
+    if which == "systemd-nspawn":
+        pid = bed.tool("ps", "-o", "ppid=", "-p", pid).stdout.strip()
+        assert bed.read(f"/proc/{pid}/comm") == "systemd-nspawn\n"
+    bed.tool("kill", "-KILL", pid)
+    bed.rkt("status", "--wait", uuid)
+    assert "shell-reason=killed by SIGKILL" in bed.tool("rkt", "status", uuid).stdout
+    bed.wait_for(lambda: bed.show("pod", "ActiveState")["ActiveState"] != "active")
+    bed.tool("systemctl", "reset-failed", "pod", status=None)
+
+
+def test_a_killed_supervisor_leaves_nothing_of_systemd_nspawn(bed: Bed, busybox: str) -> None:
+    bed.start("pod", "rkt", OPEN, "run", NSPAWN, busybox, "--exec=/bin/sleep", "--", "1000",
+              properties=("Type=notify", "KillMode=mixed"))  # fmt: skip
+    (uuid,) = bed.pods()
+    first = bed.read(f"/var/lib/rkt/pods/run/{uuid}/pid").strip()
+    bed.tool("systemctl", "kill", "--kill-whom=main", "--signal=KILL", "pod")
+    bed.wait_for(lambda: bed.tool("kill", "-0", first, status=None).status != 0)
+    bed.wait_for(lambda: bed.show("pod", "ActiveState")["ActiveState"] == "failed")
+    bed.tool("systemctl", "reset-failed", "pod")
+    assert bed.tool("find", "/run/systemd/nspawn", "-mindepth", "1").stdout == ""
+
+
+def test_attach(bed: Bed, busybox: str) -> None:
+    bed.start("pod", "rkt", OPEN, "run", NSPAWN, busybox, "--stdin=stream", "--stdout=stream",
+              "--exec=/bin/cat", properties=("Type=notify", "KillMode=mixed"))  # fmt: skip
+    (uuid,) = bed.pods()
+    words = ["timeout", "20", "rkt", "attach", "--mode=stdin,stdout", uuid]
+    done = bed.tool(
+        "sh", "-c", '{ echo hi; cat; } </dev/zero 2>&1 | "$@" | head -c 3', "sh", *words,
+        status=None,
+    )  # fmt: skip
+    assert done.stdout == "hi\n"
+    bed.rkt("stop", uuid)
+    bed.rkt("status", "--wait", uuid)
+
+
+def test_an_app_starts_again_without_what_it_left(rkt: RktContext) -> None:
+    script = 'echo "[$(pidof sleep)]"; sleep 1000 & exit 3'
+    done = run(rkt, script, "--restart=on-failure:1", status=3)
+    assert done.stdout == "[]\n[]\n"
+    assert "exited with status 3 (after 1 restart)" in done.stderr
+
+
+def test_nothing_of_the_pods_systemd_is_to_be_had(rkt: RktContext) -> None:
+    script = "ls /proc/1/root/; cat /proc/1/environ; kill -KILL 1; echo still here"
+    done = run(rkt, script)
+    assert done.stdout == "still here\n"
+    assert done.stderr.count("Permission denied") == 2
+
+
+def test_the_namespaces_that_were_asked_for(rkt: RktContext) -> None:
+    host = rkt.run(["readlink", "/proc/self/ns/ipc"]).stdout
+    assert run(rkt, "readlink /proc/self/ns/ipc", "--ipc=parent").stdout == host
+    assert run(rkt, "readlink /proc/self/ns/ipc").stdout != host
+
+
+def test_without_restrictions(rkt: RktContext) -> None:
+    script = "mkdir -p /mnt; mount -t tmpfs x /mnt && echo mounted; ls /sys/fs/cgroup/cgroup.procs"
+    done = run(rkt, script, "--insecure-options=all-run,image")
+    assert done.stdout == "mounted\n/sys/fs/cgroup/cgroup.procs\n"
+
+
 # --- refusals ------------------------------------------------------------------------------------
 
 

@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 
     from rkt.stage1.cgroup import Layout
     from rkt.stage1.children import Children
-    from rkt.stage1.pump import Loop
     from rkt.stage1.spec import AppPlan
+    from rkt.stage1.supervisor import Supervisor
 
 OLDEST = 250
 _BOOTED = "/run/systemd/system"
 _INIT = "/usr/lib/systemd/systemd"
 _READY = b"ready"
+_PATIENCE = 90.0
+_NSPAWN = "/run/systemd/nspawn"
 _TARGET = "rkt.target"
 _LINKS = ("bin", "sbin", "lib", "lib64", "lib32", "libx32")
 _DIRECTORIES = ("dev", "etc", "etc/systemd/system", "opt/stage2", "proc", "rkt/volumes", "run",
@@ -82,6 +84,7 @@ class Machine:
         self._nspawn = 0
         self._ends = -1
         self._partial = b""
+        self._failure = ""
 
     # The root
 
@@ -168,6 +171,9 @@ class Machine:
               children: Children, log_file: str) -> None:  # fmt: skip
         """Start systemd-nspawn in control groups.  Raises RktError."""
         try:
+            # What it leaves there when it is killed goes with the supervisor's mount namespace.
+            os.makedirs(_NSPAWN, 0o755, exist_ok=True)
+            libc.mount("nspawn", _NSPAWN, "tmpfs", libc.MS_NOSUID, "mode=755,size=1m")
             for group in groups:
                 os.makedirs(group, 0o755, exist_ok=True)
             null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
@@ -184,19 +190,34 @@ class Machine:
         self._log = log_file
         children.adopt(self._nspawn, self._ended)
 
-    def wait_ready(self, loop: Loop, children: Children) -> None:
-        """Wait until systemd takes requests.  Raises RktError if it does not come up."""
+    def wait_ready(self, supervisor: Supervisor, children: Children, grace: float) -> None:
+        """Wait until systemd takes requests.  Raises RktError if it does not come up in time.
+
+        A pod that is asked to end meanwhile has `grace` seconds to come up and do so in order.
+        """
+        loop = supervisor.loop
         loop.watch(self._ends, self.read_ends)
+        timer = loop.after(_PATIENCE, self._give_up)
+        asked = False
         while self.alive and not self.ready:
             if not loop.step(limit=1.0):
                 children.reap()
+            if supervisor.stopping and not asked:
+                asked = True
+                loop.cancel(timer)
+                timer = loop.after(grace, self._give_up)
+        loop.cancel(timer)
         if not self.alive:
-            raise RktError(f"systemd-nspawn: {self._last_words()}")
+            raise RktError(f"systemd-nspawn: {self._failure or self._last_words()}")
         with open(f"/proc/{self._nspawn}/task/{self._nspawn}/children", encoding="ascii") as file:
             pids = [int(word) for word in file.read().split()]
         if len(pids) != 1:
             raise RktError("systemd-nspawn: the pod's systemd cannot be told from its processes")
         self.pid = pids[0]
+
+    def _give_up(self) -> None:
+        self._failure = "the pod's systemd does not come up"
+        self.kill()
 
     def _last_words(self) -> str:
         try:

@@ -28,7 +28,7 @@ from rkt.stage1 import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from rkt.stage1 import manifest
+    from rkt.stage1 import manifest, policy
     from rkt.stage1.apprun import AppRun
     from rkt.stage1.children import Ended
     from rkt.stage1.rootfs import Root
@@ -97,16 +97,24 @@ class NspawnSupervisor(supervisor.Supervisor):
 
     __slots__ = ("machine",)
     children_type = UnitChildren
-    machine: machine.Machine
+
+    def __init__(
+        self, pod_dir: str, chosen: runtime.Runtime, init_pid: int, *,
+        rules: policy.PodPolicy, layout: cgroup.Layout | None = None, quiet: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(pod_dir, chosen, init_pid, rules=rules, layout=layout, quiet=quiet)
+        self.machine: machine.Machine | None = None
 
     def kill_all(self) -> None:
         """Kill the pod's first processes, and so all of the pod."""
-        self.machine.kill()
+        if self.machine:
+            self.machine.kill()
         super().kill_all()
 
     def _init_ended(self, code: int) -> None:
         super()._init_ended(code)
-        self.machine.kill()
+        if self.machine:
+            self.machine.kill()
 
     def _started(self, app: AppRun, code: int) -> None:
         if code == 0 and isinstance(self.children, UnitChildren):
@@ -128,11 +136,12 @@ class NspawnSupervisor(supervisor.Supervisor):
         """Kill what is left of the pod; the pod's systemd goes before its control groups do."""
         self._ending = True
         self.kill_all()
-        while self.machine.alive:
+        while self.machine and self.machine.alive:
             if not self.loop.step(limit=0.2):
                 self.children.reap()
         super().teardown(drain=drain)
-        self.machine.close()
+        if self.machine:
+            self.machine.close()
 
 
 class NspawnPod(run.Pod):
@@ -248,7 +257,7 @@ class NspawnPod(run.Pod):
         groups = machine.groups_of(self.layout, path)
         kids = self.supervisor.children
         self.machine.start(argv, env, groups, kids, f"{self.dir}/nspawn.log")
-        self.machine.wait_ready(self.supervisor.loop, kids)
+        self.machine.wait_ready(self.supervisor, kids, self.policy.stop_timeout)
         super()._record()
 
 

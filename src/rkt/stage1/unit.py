@@ -30,7 +30,7 @@ _SWITCHES = ("detach", "force")
 _NAME = "org.freedesktop.systemd1"
 _PATH = "/org/freedesktop/systemd1"
 _MANAGER = f"{_NAME}.Manager"
-_SOCKET = "run/systemd/private"
+_SOCKET = "/run/systemd/private"
 _PATIENCE = 60.0
 _GONE = (1 << 31) - 1
 """A number that no process has: the app ended before it could be asked for."""
@@ -90,12 +90,12 @@ def _in_pod(init: int, ask: Callable[[Manager], int]) -> int:
     try:
         pidfd = os.pidfd_open(init)
         libc.setns(pidfd, libc.CLONE_NEWPID)
-        os.close(pidfd)
         pid = os.fork()
     except OSError as err:
         raise KernelError("cannot join the PID namespace of the pod", err) from err
     if pid == 0:
-        _ask(init, ask, write)
+        _ask(init, pidfd, ask, write)
+    os.close(pidfd)
     os.close(write)
     answer = b""
     while piece := os.read(read, 4096):
@@ -106,10 +106,13 @@ def _in_pod(init: int, ask: Callable[[Manager], int]) -> int:
     return int(answer)
 
 
-def _ask(init: int, ask: Callable[[Manager], int], write: int) -> NoReturn:
+def _ask(init: int, pidfd: int, ask: Callable[[Manager], int], write: int) -> NoReturn:
     try:
         libc.prctl(libc.PR_SET_PDEATHSIG, sig.SIGKILL)
-        manager = Manager(init)
+        # Apps see this process: there must be nothing of the host to be had from it.
+        _enter(init, pidfd, libc.CLONE_NEWNS | libc.CLONE_NEWIPC | libc.CLONE_NEWUTS)
+        libc.drop_all_capabilities()
+        manager = Manager()
         os.write(write, b"%d" % ask(manager))
     except (RktError, OSError) as err:
         os.write(write, describe(err).encode())
@@ -120,10 +123,9 @@ def _ask(init: int, ask: Callable[[Manager], int], write: int) -> NoReturn:
 class Manager(dbus.Bus):
     """The systemd of a pod, reached by its own socket: there is no bus in the pod."""
 
-    def __init__(self, init_pid: int) -> None:
+    def __init__(self) -> None:
         self.done: dict[str, str] = {}
-        path = f"/proc/{init_pid}/root/{_SOCKET}"
-        super().__init__(timeout=_PATIENCE, path=path, direct=True)
+        super().__init__(timeout=_PATIENCE, path=_SOCKET, direct=True)
         self.what = "the pod's systemd"
 
     def heard(self, member: str) -> None:
@@ -331,13 +333,19 @@ class Joined(flyexec.Start):
         try:
             _enter_group(self.pid)
             step = "join the app's namespaces"
-            root = os.open(f"/proc/{self.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            libc.setns(self.pidfd, _SPACES)
-            os.fchdir(root)
-            os.chroot(".")
+            _enter(self.pid, self.pidfd, _SPACES)
         except OSError as err:
             raise KernelError(f"cannot {step}", err) from err
         super().become()
+
+
+def _enter(pid: int, pidfd: int, spaces: int) -> None:
+    """Join namespaces of a process, and have its root."""
+    root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    libc.setns(pidfd, spaces)
+    os.fchdir(root)
+    os.chroot(".")
+    os.close(root)
 
 
 def _enter_group(pid: int) -> None:
