@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from integration.test_hostile_roots import PLACES, Trap
 from integration.test_run import (  # noqa: F401
     test_a_dependency_lies_beneath_its_image,
     test_a_pod_never_changes_its_image,
@@ -115,10 +116,19 @@ def test_what_an_app_may_do(rkt: RktContext) -> None:
         "echo $?; ls /sys/firmware; ls -l /dev/console | cut -c1; cat /proc/self/cgroup | tail -1"
     )
     lines = run(rkt, script).stdout.splitlines()
-    assert lines[:2] == ["CapBnd:\t00000000a80425fb", "Seccomp:\t2"]
+    assert lines[:2] == ["CapBnd:\t00000000a00425fb", "Seccomp:\t2"]
     assert lines[2] == "1"
     assert lines[3] == "c"
     assert lines[4].startswith("0::/app_app.slice/app-"), lines
+
+
+def test_devices_of_an_image_are_none(rkt: RktContext) -> None:
+    trap = Trap(rkt, "cat /etc/node; mknod /dev/node c 1 5; head -c 1 /dev/zero | wc -c")
+    trap.put("etc/node", "zero")
+    result = trap.run("nspawn")
+    assert result.stdout == "1\n"
+    assert "can't open '/etc/node': Permission denied" in result.stderr
+    assert "mknod: /dev/node: Operation not permitted" in result.stderr
 
 
 def test_capabilities_and_system_calls_are_those_asked_for(rkt: RktContext) -> None:
@@ -284,6 +294,22 @@ def test_without_restrictions(rkt: RktContext) -> None:
     script = "mkdir -p /mnt; mount -t tmpfs x /mnt && echo mounted; ls /sys/fs/cgroup/cgroup.procs"
     done = run(rkt, script, "--insecure-options=all-run,image")
     assert done.stdout == "mounted\n/sys/fs/cgroup/cgroup.procs\n"
+
+
+@pytest.mark.parametrize("kind", PLACES)
+def test_what_pods_need_is_something_else(rkt: RktContext, kind: str) -> None:
+    trap = Trap(rkt)
+    for place in PLACES[kind]:
+        trap.put(place, kind)
+    result = trap.run("nspawn", "--user=alice", "--group=staff")
+    assert (result.status, result.stdout) == (0, "ran\n"), result.stderr
+
+
+@pytest.mark.parametrize("name", ["run/systemd", "run/systemd/incoming"])
+def test_places_of_systemd_that_lead_out(rkt: RktContext, name: str) -> None:
+    trap = Trap(rkt)
+    trap.put(name, "->OUTSIDE/dir")
+    assert trap.run("nspawn").stdout == "ran\n"
 
 
 # --- refusals ------------------------------------------------------------------------------------

@@ -66,6 +66,11 @@ class BedContext(RktContext):
         saved = {"PATH": SEARCH, "LANG": "C.UTF-8"}
         return _run(words, input, saved, timeout)
 
+    @property
+    def holder(self) -> int:
+        """The process that holds the namespaces."""
+        return self.bed.pid
+
     def close(self, *, check: bool = True) -> None:
         """Collect all pods, assert that nothing is left of them, remove the directories."""
         for _ in range(2):

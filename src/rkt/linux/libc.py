@@ -78,6 +78,7 @@ _MOVE_MOUNT_F_EMPTY_PATH = 0x4
 _MOVE_MOUNT_T_EMPTY_PATH = 0x40
 _AT_EMPTY_PATH = 0x1000
 _MOUNT_ATTR_RDONLY = 0x1
+_MOUNT_ATTR_NODEV = 0x4
 _MOUNT_ATTR_IDMAP = 0x00100000
 _CLONE_PARENT = 0x8000
 
@@ -159,6 +160,15 @@ def idmap_mount(fd: int, userns_fd: int) -> None:
 def read_only_mount(fd: int, *, recursive: bool) -> None:
     """mount_setattr(2): make a mount, and with `recursive` those below it, read-only."""
     attr = _MountAttr(_MOUNT_ATTR_RDONLY, 0, 0, 0)
+    number, empty, size = _c.c_long(_SYS_MOUNT_SETATTR), _c.c_char_p(b""), _c.c_size_t(32)
+    flags = _c.c_uint(_AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0))
+    if _libc.syscall(number, _c.c_int(fd), empty, flags, _c.byref(attr), size) != 0:
+        _fail()
+
+
+def no_devices_mount(fd: int, *, recursive: bool) -> None:
+    """mount_setattr(2): make a mount, and with `recursive` those below it, nodev."""
+    attr = _MountAttr(_MOUNT_ATTR_NODEV, 0, 0, 0)
     number, empty, size = _c.c_long(_SYS_MOUNT_SETATTR), _c.c_char_p(b""), _c.c_size_t(32)
     flags = _c.c_uint(_AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0))
     if _libc.syscall(number, _c.c_int(fd), empty, flags, _c.byref(attr), size) != 0:

@@ -122,12 +122,18 @@ class Machine:
         with open(f"{self.root}/{path}", "wb") as file:
             file.write(data)
 
-    def _lend(self, source: str, place: str, *, read_only: bool, recursive: bool = False) -> None:
+    def _lend(
+        self, source: str, place: str, *, read_only: bool, recursive: bool = False,
+        dev: bool = False,
+    ) -> None:  # fmt: skip
+        """Mount a clone; without `dev` the device nodes in it are none."""
         flags = libc.OPEN_TREE_CLONE | (libc.AT_RECURSIVE if recursive else 0)
         tree = libc.open_tree(source, flags)
         try:
             if read_only:
                 libc.read_only_mount(tree, recursive=recursive)
+            if not dev:
+                libc.no_devices_mount(tree, recursive=recursive)
             libc.move_mount(tree, f"{self.root}/{place}")
         finally:
             os.close(tree)
@@ -138,7 +144,8 @@ class Machine:
         step, path = "lend the root file system", plan.root
         try:
             os.mkdir(f"{self.root}/{place}", 0o755)
-            self._lend(plan.root, place, read_only=plan.read_only_root)
+            dev = plan.unprotected_paths
+            self._lend(plan.root, place, read_only=plan.read_only_root, dev=dev)
             os.mkdir(f"{self.root}{unitproperties.VOLUMES}/{plan.name}", 0o755)
             step = "lend a volume"
             for number, bind in enumerate(plan.binds):
@@ -148,7 +155,8 @@ class Machine:
                     os.mkdir(f"{self.root}/{place}", 0o755)
                 else:
                     self._write(place, b"")
-                self._lend(path, place, read_only=bind.read_only, recursive=bind.recursive)
+                dev = plan.unprotected_paths or bind.device is not None
+                self._lend(path, place, read_only=bind.read_only, recursive=bind.recursive, dev=dev)
         except OSError as err:
             raise KernelError(f"cannot {step}", err, path) from err
 

@@ -14,6 +14,7 @@ from rkt.const import SELINUX_ENFORCE
 from rkt.errors import RktError
 from rkt.linux import libc, sig
 from rkt.stage1 import (
+    capabilities,
     cgroup,
     children,
     launch,
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
     from rkt.stage1.rootfs import Root
 
 _PROGRAM = "unit"
-_INCOMING = "/run/systemd/incoming"
+_INCOMING = ("run", "run/systemd", "run/systemd/incoming")
+_MKNOD = "CAP_MKNOD"
 _SELINUX = "os/linux/selinux-context"
 _BLOCK = ("resource/block-bandwidth", "resource/block-iops")
 
@@ -201,12 +203,18 @@ class NspawnPod(run.Pod):
     def place(self, app: manifest.App, plan: spec.AppPlan, root: Root) -> None:
         """Note the app: files that apps share are still replaced by the plans of the others."""
         super().place(app, plan, root)
-        root.make_target(_INCOMING, directory=True)  # where systemd mounts, in a read-only root too
+        for name in _INCOMING:  # where systemd mounts; it would follow links of the image
+            root.make_real_dir(name)
         self.plans.append(plan)
 
     def restrict(self, app: manifest.App, plan: spec.AppPlan) -> None:
         """Resolve what an app may not do or use."""
         super().restrict(app, plan)
+        if not plan.unprotected_paths and _MKNOD in plan.capabilities:
+            # The pod's systemd may not load the program that would limit devices.
+            plan.capabilities = [name for name in plan.capabilities if name != _MKNOD]
+            if any(name == capabilities.RETAIN for name, _ in app.isolators):
+                self.unenforced.other(f'app "{app.name}"', _MKNOD, "nspawn does not give it")
         for name, _ in app.isolators:
             if name in _BLOCK:
                 self.unenforced.other(f'app "{app.name}"', name, "nspawn limits it for pods only")
