@@ -23,14 +23,14 @@ UNUSED = ("mypy*", "*__mypyc*", "ruff*", "pip*", "setuptools*", "hypothesis*", "
 _RUN = """#!/bin/sh
 export PYTHONPATH=/job/site HOME=/root LANG=C.UTF-8 RKT_TEST_GUEST=1 RKT_BIN=/job/bin/rkt
 {prefix} python3 -m pytest \\
-    -o timeout=400 --color=no --durations=8 tests/vm/guest/{tests}
+    -o timeout=400 --color=no --durations=8 {tests}
 """
 
 
 def pack(job: str, tests: str, *, prefix: str = "exec") -> None:
     """Put into a directory what the machine runs: rkt, the test kit and what it needs.
 
-    `tests` is a file in guest/; what is in `prefix` starts it.
+    `tests` are files in guest/; what is in `prefix` starts it.
     """
     for name in ("src", "tests", "pyproject.toml"):
         source = f"{REPOSITORY}/{name}"
@@ -44,7 +44,8 @@ def pack(job: str, tests: str, *, prefix: str = "exec") -> None:
     launcher = ["scripts/launcher", f"{job}/bin/rkt", "/usr/bin/python3", "/job/lib"]
     subprocess.run([*launcher, "/job/src", "/job/lib/python"], cwd=REPOSITORY, check=True)
     with open(f"{job}/run", "w", encoding="ascii") as file:
-        file.write(_RUN.format(tests=tests, prefix=prefix))
+        words = " ".join(f"tests/vm/guest/{name}" for name in tests.split())
+        file.write(_RUN.format(tests=words, prefix=prefix))
     os.chmod(f"{job}/run", 0o755)
 
 
@@ -53,7 +54,7 @@ def test_control_groups_of_version_2(tmp_path: Path) -> None:
     assert os.access(rkt_binary(), os.X_OK)
     job = f"{tmp_path}/job"
     os.mkdir(job)
-    pack(job, "test_version2.py")
+    pack(job, "test_version2.py test_nspawn.py")
     output = machine.run(machine.image(f"{REPOSITORY}/.cache"), job)
     print(output)
     assert f"{machine.END} 0" in output, output
