@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from rkt.errors import ArchiveError
-from rkt.image import tar
+from rkt.image import tar, zstd
 from rkt.image.tar import show
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
 CHUNK = 1 << 20
 _INPUT = 256 << 10
-_XZ_MEMORY = 256 << 20
-_ZSTD_WINDOW = 128 << 20
+_XZ_MEMORY = 72 << 20
+"""Enough for `xz -9`, whose dictionary has 64 MiB: with more, a process would take over 100 MB."""
 MAX_MANIFEST = 16 << 20
 
 
@@ -74,7 +74,7 @@ def detect(head: bytes) -> str:
         return "bzip2"
     if head.startswith(b"\xfd7zXZ\0"):
         return "xz"
-    if head.startswith(b"\x28\xb5\x2f\xfd"):
+    if zstd.is_zstd(head):
         return "zstd"
     if len(head) > 262 and head[257:262] == b"ustar":
         return "none"
@@ -103,7 +103,7 @@ def decompress(file: Readable, *, limits: Limits = LIMITS) -> Iterator[bytes]:
     elif kind == "none":
         chunks = iter(lambda: file.read(CHUNK), b"")
     elif kind == "zstd":
-        chunks = _unzstd(read)
+        chunks = zstd.decompress(read)
     else:
         chunks = _stream(read, kind)
     total = 0
@@ -180,6 +180,12 @@ def _stream(read: Callable[[], bytes], kind: str) -> Iterator[bytes]:
         try:
             out = member.decompress(data, CHUNK)
         except failures as err:
+            if kind == "xz" and "limit exceeded" in str(err):
+                raise ArchiveError(
+                    "xz data of the archive needs more memory than the "
+                    f"{_XZ_MEMORY >> 20} MiB that are allowed",
+                    hint='compress it again with "xz -9" or less',
+                ) from err
             raise _damaged(kind, str(err)) from err
         if out:
             yield out
@@ -195,42 +201,6 @@ def _xz() -> tuple[Callable[[], _Decompressor], tuple[type[Exception], ...]]:
     import lzma
 
     return lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY), (lzma.LZMAError,)
-
-
-def _unzstd(read: Callable[[], bytes]) -> Iterator[bytes]:
-    import zstandard
-
-    # Its reader object takes a truncated frame for a whole one; this one says where a frame ends,
-    # but gives all that its input yields at once: at most 128 MiB for a slice of this size.
-    step = 4096
-    context = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
-    frame = context.decompressobj()
-    fresh = False  # between two frames
-    out: list[bytes] = []
-    ready = 0
-    while data := read():
-        at = 0
-        while at < len(data):
-            if fresh:
-                frame, fresh = context.decompressobj(), False
-            piece = data[at : at + step]
-            try:
-                done = frame.decompress(piece)
-            except zstandard.ZstdError as err:
-                raise _damaged("zstd", str(err)) from err
-            at += len(piece)
-            if frame.eof:
-                at -= len(frame.unused_data)
-                fresh = True
-            out.append(done)
-            ready += len(done)
-            if ready >= _INPUT:
-                yield b"".join(out)
-                out, ready = [], 0
-    if ready:
-        yield b"".join(out)
-    if not fresh:
-        raise _damaged("zstd", "unexpected end of file")
 
 
 class Layout:
