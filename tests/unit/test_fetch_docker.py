@@ -7,11 +7,13 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from rkt.config.auth import Credentials
 from rkt.config.insecure import InsecureOptions
 from rkt.errors import AuthError, FetchError, RktError, SchemaError, VerifyError, describe
+from rkt.fetch import layers
 from rkt.fetch.docker import DockerFetcher, stored
 from rkt.fetch.finder import Finder
 from rkt.fetch.http import Client
@@ -597,6 +599,31 @@ def test_bad_layers(origin: Origin, fetch: Callable[..., ImageRecord], store: St
     publish(origin, cut.reseal())
     text = refusal(fetch, RktError)
     assert text.endswith("gzip data of the archive is damaged: unexpected end of file")
+
+
+def test_a_layer_that_needs_too_much_memory(
+    origin: Origin, fetch: Callable[..., ImageRecord], tmp_path: pathlib.Path
+) -> None:
+    """What helps is said, whichever process found out."""
+    made = Image([Layer().file("x", "")], compression="zstd")
+    huge = b"\x28\xb5\x2f\xfd\x00\x88" + b"\x01\0\0"  # a window of 128 MiB
+    descriptor = made.put(huge, made.layers[0]["mediaType"])
+    made.manifest["layers"] = [descriptor]
+    publish(origin, made.reseal())
+    cause = "zstd data of the archive needs a window of 128 MiB: at most 64 MiB are allowed"
+    hint = 'compress it again with "zstd -19" or less, without "--long"'
+    with pytest.raises(RktError) as caught:
+        fetch()
+    assert caught.value.message == f"layer {descriptor['digest']}: {cause}"
+    assert caught.value.hint == hint
+
+    (tmp_path / "blob").write_bytes(huge)
+    (tmp_path / "staging").mkdir()
+    request = layers._Request("name", str(tmp_path / "staging"), False, len(huge), 0)
+    with open(tmp_path / "blob", "rb") as blob:
+        raw = layers._serve(msgspec.msgpack.encode(request), [blob.fileno()])
+    answer = msgspec.msgpack.decode(raw, type=layers._Answer)
+    assert (answer.kind, answer.text, answer.hint) == ("error", cause, hint)
 
 
 def test_dev_must_be_a_directory(origin: Origin, fetch: Callable[..., ImageRecord]) -> None:

@@ -70,6 +70,7 @@ class _Answer(msgspec.Struct, array_like=True):
     done: Converted | None
     kind: str = ""
     text: str = ""
+    hint: str | None = None
 
 
 class _Result(msgspec.Struct):
@@ -247,7 +248,8 @@ class _Crew:
             except NeedsLower:
                 result.blob, keep = blob, True
             except ArchiveError as err:
-                raise ArchiveError(f"layer {layer.digest}: {err.message}") from err
+                message = f"layer {layer.digest}: {err.message}"
+                raise ArchiveError(message, hint=err.hint) from err
         finally:
             if not keep:
                 os.close(blob.fd)
@@ -269,7 +271,7 @@ class _Crew:
             raise NeedsLower(answer.text)
         if answer.kind == "bug":
             raise RuntimeError(answer.text)
-        raise ArchiveError(answer.text)
+        raise ArchiveError(answer.text, hint=answer.hint)
 
 
 def _worker_count(layers: list[Descriptor]) -> int:
@@ -291,7 +293,7 @@ def _serve(request: bytes, fds: Sequence[int]) -> bytes:
     except NeedsLower as err:
         answer = _Answer(None, "lower", err.message)
     except RktError as err:
-        answer = _Answer(None, "error", one_line(err.message))
+        answer = _Answer(None, "error", one_line(err.message), err.hint)
     except Exception:  # noqa: BLE001 - the parent shows it
         answer = _Answer(None, "bug", traceback.format_exc())
     return msgspec.msgpack.encode(answer)
