@@ -125,6 +125,9 @@ def test_the_contract_from_start_to_gc(rkt: RktContext) -> None:
     rkt.rkt("stop", uuid)
     assert pod.wait(60) == 3
     assert pod.stdout.read() == b"bye\n"
+    assert pod.stderr is not None
+    assert b"/dev/null" not in (said := pod.stderr.read()), said
+    assert b"kill" not in said
     assert "\napp=3\n" in rkt.rkt("status", uuid, status=None).stdout
     rkt.rkt("gc", "--grace-period=0s")
     rkt.rkt("gc", "--grace-period=0s")

@@ -70,8 +70,22 @@ start_app() { # runs beside the first process, until the app has ended
     [ "$code" = 0 ] || kill -USR1 1
 }
 
-end() {
-    kill -TERM -1
+end() { # everybody but this process; there may be nobody left
+    kill -TERM -1 2>/dev/null
+}
+
+mount_kernel() { # what every app finds: /proc, and the devices of /dev
+    rootfs=$stage2/$app/rootfs
+    for place in proc dev; do
+        [ ! -L "$rootfs/$place" ] || die "app $app: /$place is a symbolic link"
+        "$bb" mkdir -p "$rootfs/$place"
+    done
+    "$bb" mount -t proc proc "$rootfs/proc" &&
+        "$bb" mount -t tmpfs -o mode=755,size=64k dev "$rootfs/dev" || exit 254
+    for device in null zero full random urandom tty; do
+        : >"$rootfs/dev/$device"
+        "$bb" mount --bind "/dev/$device" "$rootfs/dev/$device" || exit 254
+    done
 }
 trap end TERM USR1
 
@@ -79,8 +93,7 @@ count=0
 pids=
 while from=stage1/rootfs/rkt/pod.flat && has "apps.$count.name"; do
     read_app "$count"
-    "$bb" mkdir -p "$stage2/$app/rootfs/proc"
-    "$bb" mount -t proc proc "$stage2/$app/rootfs/proc" || exit 254
+    mount_kernel
     start_app <&0 &
     pids="$pids $!"
     count=$((count + 1))
