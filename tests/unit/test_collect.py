@@ -10,6 +10,7 @@ import pytest
 
 from rkt.errors import RktError
 from rkt.linux import lock
+from rkt.pod import lifecycle
 from rkt.stage0 import collect, remove
 
 if TYPE_CHECKING:
@@ -90,3 +91,34 @@ def test_a_failure_that_nobody_expected_is_not_lost(
     with pytest.raises(ValueError, match="-"):
         collector(tmp_path, said).sweep(0, "0s")
     assert len(os.listdir(tmp_path / "pods/exited-garbage")) == len(pods)
+
+
+@pytest.fixture
+def exited(tmp_path: Path) -> str:
+    uuid = str(uuid4())
+    (tmp_path / "pods/run" / uuid).mkdir(parents=True)
+    (tmp_path / "pods/exited-garbage").mkdir()
+    return uuid
+
+
+def test_a_pod_that_is_about_to_be_moved_does_not_seem_to_run(tmp_path: Path, exited: str) -> None:
+    states = []
+
+    def look(_text: str) -> None:
+        with lifecycle.find(str(tmp_path), exited) as pod:
+            states.append(pod.state())
+
+    collect.Collector(str(tmp_path), local_config="", moved=look, deleted=look, failed=look).mark()
+    assert states == ["exited"]
+    assert os.listdir(tmp_path / "pods/exited-garbage") == [exited]
+
+
+def test_two_collectors_at_once(tmp_path: Path, said: dict[str, list[str]], exited: str) -> None:
+    other = collector(tmp_path, said)
+    collect.Collector(
+        str(tmp_path), local_config="", moved=lambda _text: other.mark(),
+        deleted=said["deleted"].append, failed=said["failed"].append,
+    ).mark()  # fmt: skip
+    assert os.listdir(tmp_path / "pods/exited-garbage") == [exited]
+    assert len(said["moved"]) == 1
+    assert said["failed"] == []

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import threading
 
 import pytest
 
@@ -46,6 +47,41 @@ def test_states(data: str, moves: tuple[str, ...], held: str, released: str) -> 
         assert other.state() == held
         pod.close()
         assert other.state() == released
+
+
+def test_readers_of_the_state_do_not_keep_others_from_locking(data: str) -> None:
+    pod = lifecycle.create(data)
+    pod.move(state.RUN)
+    with _second(pod) as reader, _second(pod) as other:
+        pod.close()
+        lock.acquire(reader.fd, exclusive=False)
+        threading.Timer(0.05, lock.release, (reader.fd,)).start()
+        other.lock()  # much later than a pod that runs is given up
+        with pytest.raises(LockedError):
+            reader.lock()
+
+
+def test_a_lasting_reader_is_not_waited_for_without_end(
+    data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "_READERS", 0.02)
+    pod = lifecycle.create(data)
+    pod.move(state.RUN)
+    with _second(pod) as reader, _second(pod) as other:
+        pod.close()
+        lock.acquire(reader.fd, exclusive=False)
+        with pytest.raises(LockedError):
+            other.lock()
+        assert other.state() == "exited"
+
+
+def test_after_a_refusal_the_place_is_known(data: str) -> None:
+    with lifecycle.create(data) as pod, _second(pod) as other:
+        pod.move(state.RUN)
+        pod.move(state.EXITED_GARBAGE)
+        with pytest.raises(LockedError):
+            other.lock()
+        assert other.where == state.EXITED_GARBAGE
 
 
 def test_the_states_of_the_document_are_those_of_the_code() -> None:

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 _MAX_FILE = 16 << 20
 _READ_CHUNK = 1 << 16
-_LOCK_ATTEMPTS = 5
+_HOLD_ON = 0.008
+"""Seconds for which a pod that somebody holds is asked again: another command may just move it."""
+_READERS = 5.0
+"""Seconds for which readers of the state are waited for, on a machine that has no time for them."""
 
 
 class Pod:
@@ -62,19 +65,25 @@ class Pod:
     def lock(self, *, exclusive: bool = True, blocking: bool = False) -> None:
         """Lock the pod; its place is looked up again after that.  Raises LockedError.
 
-        Somebody who asks for the state holds a shared lock for some microseconds: the first
-        refusals are not believed.
+        Whoever asks for the state holds a shared lock for a moment, which does not count: it is
+        waited for.  After a refusal too `where` is looked up again.
         """
-        for attempt in range(_LOCK_ATTEMPTS):
+        start = time.monotonic()
+        while True:
             try:
                 lock.acquire(
                     self.fd, exclusive=exclusive, blocking=blocking, what=f"pod {self.uuid}"
                 )
                 break
             except LockedError:
-                if attempt == _LOCK_ATTEMPTS - 1:
+                patience = _HOLD_ON if lock.is_locked(self.fd) else _READERS
+                if time.monotonic() - start > patience:
+                    self._look_again()
                     raise
                 time.sleep(0.002)
+        self._look_again()
+
+    def _look_again(self) -> None:
         if not self._is_at(self.where):
             self._relocate()
 

@@ -47,21 +47,20 @@ class Collector:
         moved = False
         for pod in self._idle(state.RUN):
             self._moved(f'Moving pod "{pod.uuid}" to garbage')
-            pod.move(state.EXITED_GARBAGE, durable=False)
-            moved = True
+            moved |= _move(pod, state.EXITED_GARBAGE, durable=False)
         if moved:  # all at once: two fsyncs, not two thousand
             lifecycle.sync_moves(self._data_dir, state.RUN, state.EXITED_GARBAGE)
         for where in (state.EMBRYO, state.PREPARE):
             for pod in self._idle(where):
                 self._moved(f'Moving failed prepare "{pod.uuid}" to garbage')
-                pod.move(state.GARBAGE)
+                _move(pod, state.GARBAGE)
 
     def expire_prepared(self, seconds: float) -> None:
         """Move prepared pods that were not run for that long to garbage."""
         for pod in self._idle(state.PREPARED):
             if os.fstat(pod.fd).st_ctime + seconds <= time.time():
                 self._moved(f'Moving expired prepared pod "{pod.uuid}" to garbage')
-                pod.move(state.GARBAGE)
+                _move(pod, state.GARBAGE)
 
     def sweep(self, seconds: float, text: str) -> None:
         """Delete exited pods that were marked that long ago, and all other garbage."""
@@ -84,7 +83,7 @@ class Collector:
         def work() -> None:
             try:
                 for uuid in todo:  # next() of a list's iterator is atomic
-                    for pod in self._one(uuid, where):
+                    for pod in self._one(uuid, where, exclusive=True):
                         handle(pod)
             except BaseException as err:  # noqa: BLE001 - raised again by who waits for it
                 failures.append(err)
@@ -112,19 +111,31 @@ class Collector:
             self._failed(f'unable to remove pod "{pod.uuid}": {err}')
 
     def _idle(self, where: str) -> Iterator[Pod]:
-        """Lock and yield each pod that nobody is using and that is still in that directory."""
-        for uuid in lifecycle.names(self._data_dir, (where,)):
-            yield from self._one(uuid, where)
+        """Yield each pod that nobody is using and that is still in that directory.
 
-    def _one(self, uuid: str, where: str) -> Iterator[Pod]:
+        The lock is a shared one: who asks for the state meanwhile must not be told that it runs.
+        """
+        for uuid in lifecycle.names(self._data_dir, (where,)):
+            yield from self._one(uuid, where, exclusive=False)
+
+    def _one(self, uuid: str, where: str, *, exclusive: bool) -> Iterator[Pod]:
         """Lock and yield a pod unless somebody uses it, or it is somewhere else by now."""
         found = lifecycle.opened(self._data_dir, uuid, where)
         if found is None:
             return
         with found as pod:
             try:
-                pod.lock()
+                pod.lock(exclusive=exclusive)
             except (LockedError, NotFound):
                 return
             if pod.where == where:
                 yield pod
+
+
+def _move(pod: Pod, to: str, *, durable: bool = True) -> bool:
+    """Move a pod that is locked shared; False if another gc was quicker."""
+    try:
+        pod.move(to, durable=durable)
+    except FileNotFoundError:
+        return False
+    return True

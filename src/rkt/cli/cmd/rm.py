@@ -44,6 +44,7 @@ _BUSY = {
     state.RUN: "running",
     state.PREPARE: "being prepared",
     state.EXITED_GARBAGE: "being deleted",
+    state.GARBAGE: "being deleted",
     state.PREPARED: "being run",
 }
 
@@ -54,7 +55,8 @@ def _remove(context: Context, pod: Pod) -> None:
     try:
         pod.lock()
     except LockedError:
-        raise PodStateError(f'pod "{pod.uuid}" is currently {_BUSY[pod.where]}') from None
+        busy = "being read" if pod.state() == "exited" else _BUSY[pod.where]
+        raise PodStateError(f'pod "{pod.uuid}" is currently {busy}') from None
     if pod.where == state.RUN:
         pod.move(state.EXITED_GARBAGE)
     elif pod.where == state.PREPARE:
