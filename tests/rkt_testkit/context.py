@@ -357,8 +357,8 @@ class RktContext:
 
     def _settle(self) -> list[str]:
         # The kernel takes control groups and namespaces apart a moment after the last process, and
-        # later still on a machine that is busy.
-        deadline = time.monotonic() + 15
+        # later still on a machine that is busy: one worker of it removes all network namespaces.
+        deadline = time.monotonic() + 45
         while (leaked := self.leaked()) and time.monotonic() < deadline:
             time.sleep(0.05)
         return leaked
