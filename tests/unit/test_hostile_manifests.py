@@ -44,7 +44,7 @@ MANIFESTS: dict[str, tuple[bytes, str]] = {
     "null": (b"null", "expected `object`, got `null`"),
     "list": (b"[]", "expected `object`, got `array`"),
     "text": (b'"manifest"', "expected `object`, got `str`"),
-    "number": (b"1e999", "expected `object`, got `decimal`"),
+    "number": (b"1e999", "expected `object`, got `float`"),
     "two documents": (manifest() + manifest(), "error at line 1, column 78: trailing characters"),
     "cut": (manifest()[:-1], "error at line 1, column 77: unexpected end of JSON input"),
     "trailing comma": (

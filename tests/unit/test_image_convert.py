@@ -404,8 +404,8 @@ def test_app_section() -> None:
     config = ContainerConfig(
         user="web:www", env=("A=1", "B=x=y", "A=2", "bad name=1", "EMPTY"),
         entrypoint=("/run",), cmd=("--flag",), working_dir="srv",
-        volumes=dict.fromkeys(("/data/db", "/data.db", "/b")),  # type: ignore[arg-type]
-        exposed_ports=dict.fromkeys(("80/tcp", "53/udp", "90", "8000-8010/tcp", "x/tcp", "0")),  # type: ignore[arg-type]
+        volumes=dict.fromkeys(("/data/db", "/data.db", "/b")),
+        exposed_ports=dict.fromkeys(("80/tcp", "53/udp", "90", "8000-8010/tcp", "x/tcp", "0")),
     )  # fmt: skip
     app = app_section(config, told.append)
     assert app is not None

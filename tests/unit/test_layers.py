@@ -6,7 +6,7 @@ import ast
 import os
 
 SRC = os.path.join(os.path.dirname(__file__), "..", "..", "src")
-L0 = {"rkt", "errors", "const", "log"}
+L0 = {"rkt", "errors", "const", "log", "quickjson"}
 L1 = {"linux", "schema"}
 L2 = {"config", "keystore", "store", "image", "network", "pod"}
 
@@ -15,6 +15,7 @@ ALLOWED: dict[str, set[str]] = {
     "__main__": {"cli"},
     "errors": set(),
     "const": set(),
+    "quickjson": set(),
     "log": L0,
     "linux": L0,
     "schema": L0,

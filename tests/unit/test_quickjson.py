@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rkt.linux import quickjson
+from rkt import quickjson
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -68,7 +68,7 @@ def test_odd_values_are_written_and_refused_alike() -> None:
 
 
 def test_what_is_plain_loads_no_package() -> None:
-    code = "import sys; from rkt.linux import quickjson as q\n"
+    code = "import sys; from rkt import quickjson as q\n"
     code += "q.loads(q.dumps({'a': [1, 2.5, None, True, 'e']})); print('json' in sys.modules)"
     argv = [sys.executable, "-S", "-c", f"import sys; sys.path[:] = {sys.path!r}\n{code}"]
     done = subprocess.run(argv, capture_output=True, text=True, check=True)

@@ -17,15 +17,16 @@ from rkt.schema import codec
 from rkt.schema.image import decode_image_manifest
 from rkt.schema.isolators import Isolator
 from rkt.schema.pod import PodManifest, decode_pod_manifest
-from rkt.schema.types import ACName  # noqa: TC001 - msgspec resolves it
+from rkt.schema.struct import Struct
+from rkt.schema.types import ACName  # noqa: TC001 - codec resolves it
 
 
-class Inner(msgspec.Struct, frozen=True):
+class Inner(Struct):
     name: ACName
     count: int = 0
 
 
-class Outer(msgspec.Struct, frozen=True):
+class Outer(Struct):
     items: tuple[Inner, ...] = ()
     value: codec.JSON = None
 
@@ -88,8 +89,8 @@ def test_opaque_values_keep_their_keys_and_numbers() -> None:
         (b"9" * 5000, "integer value out of range - at $[...][0][...]"),
         (b"1e9999999999999999999", "number out of range"),
         (b"1e-9999999999999999999", "number out of range"),
-        (b"1.5", "expected `int`, got `decimal` - at $.items[0].count"),
-        (b"80.0", "expected `int`, got `decimal` - at $.items[0].count"),
+        (b"1.5", "expected `int`, got `float` - at $.items[0].count"),
+        (b"80.0", "expected `int`, got `float` - at $.items[0].count"),
         (b"true", "expected `int`, got `bool` - at $.items[0].count"),
     ],
 )
@@ -162,19 +163,35 @@ def test_any_bytes_are_a_schema_error(data: bytes) -> None:
         decode_image_manifest(data)
 
 
+PLAIN_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(PLAIN_JSON)
+def test_the_bytes_are_those_of_msgspec(value: object) -> None:
+    # Manifests of converted images are hashed: another way of writing would give other image IDs.
+    assert codec.encode(value) == msgspec.json.encode(value)
+    text = "".join(map(chr, range(0xD800))) + "\ue000\uffff\U0001f600"
+    assert codec.encode(text) == msgspec.json.encode(text)
+    assert codec.parse(codec.encode(value), "value") == value
+
+
 @given(ANY_JSON)
 def test_pretty_form_is_the_same_document(value: object) -> None:
     assert json.loads(codec.encode_pretty(value)) == json.loads(json.dumps(value))
 
 
-def test_import_costs_only_msgspec() -> None:
+def test_manifests_are_read_and_written_without_a_library() -> None:
     script = (
-        "import sys, msgspec, os; before = set(sys.modules); import rkt.schema.pod;"
-        "import rkt.schema.textual;"
+        "import sys, os; before = set(sys.modules)\n"
+        "from rkt.schema import codec, pod, textual\n"
+        'text = b\'{"acVersion":"0.8.11","acKind":"PodManifest","apps":[]}\'\n'
+        "codec.encode(pod.decode_pod_manifest(text))\n"
         "print(*sorted(m for m in set(sys.modules) - before if m.split('.')[0] != 'rkt'))"
     )
-    env = {"PYTHONPATH": ":".join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split() == []
+    script = f"import sys; sys.path[:] = {sys.path!r}\n{script}"
+    argv = [sys.executable, "-S", "-c", script]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["__future__", "_json", "_socket"]

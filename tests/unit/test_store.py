@@ -9,10 +9,10 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-import msgspec
 import pytest
 
 from rkt.errors import AmbiguousName, KernelError, LockedError, NotFound, StoreError
+from rkt.schema.struct import replace
 from rkt.store.gc import sweep
 from rkt.store.images import (
     SKIPPED,
@@ -206,11 +206,11 @@ def test_remotes(store: Store) -> None:
     remote = Remote("https://example.com/a.aci", '"etag"', 3600, 123, key)
     store.put_remote(remote)
     assert store.remote(remote.url) == remote
-    newer = msgspec.structs.replace(remote, etag="", download_time=124)
+    newer = replace(remote, etag="", download_time=124)
     store.put_remote(newer)
     assert store.remote(remote.url) == newer
     with pytest.raises(NotFound, match="is not in the store"):
-        store.put_remote(msgspec.structs.replace(remote, key=ImageKey("sha512-ff")))
+        store.put_remote(replace(remote, key=ImageKey("sha512-ff")))
 
 
 def test_touch(store: Store) -> None:

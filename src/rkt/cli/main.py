@@ -98,10 +98,9 @@ def _dispatch(argv: list[str], lib_dir: str) -> int:
         return _no_command(before)
     if name == "help" or "--help" in _flag_words(after) or "-h" in _flag_words(after):
         return _help(name, after)
-    from importlib import import_module
-
     entry = COMMANDS[name]
-    module = import_module(f"rkt.cli.cmd.{entry.module}")
+    # Not by importlib, which takes a while to load itself.
+    module = __import__(f"rkt.cli.cmd.{entry.module}", fromlist=("COMMAND",))
     command: Command = module.COMMAND
 
     from rkt.cli.context import GLOBAL_FLAGS, Context

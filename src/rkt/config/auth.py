@@ -9,11 +9,11 @@ import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import msgspec
-
 from rkt.config import dockerfiles, files
 from rkt.config.login import Login
+from rkt.schema import codec
 from rkt.schema.docker import DEFAULT_HOST, HUB
+from rkt.schema.struct import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rkt.config.files import ConfigFile
 
 
-class _Values(msgspec.Struct, frozen=True, rename={
+class _Values(Struct, rename={
     "access_key": "accessKeyID", "secret_key": "secretAccessKey", "region": "awsRegion",
 }):  # fmt: skip
     user: str = ""
@@ -32,13 +32,13 @@ class _Values(msgspec.Struct, frozen=True, rename={
     region: str = ""
 
 
-class _Auth(msgspec.Struct, frozen=True):
+class _Auth(Struct):
     domains: tuple[str, ...] | None = None
     type: str = ""
     credentials: _Values | None = None
 
 
-class _DockerAuth(msgspec.Struct, frozen=True):
+class _DockerAuth(Struct):
     registries: tuple[str, ...] | None = None
     credentials: _Values | None = None
 
@@ -190,7 +190,7 @@ def documents(layers: Sequence[str]) -> list[dict[str, object]]:
             else:
                 _add_domains(file, {}, seen)
             key = "registries" if is_docker else "domains"
-            raw = msgspec.json.decode(file.data)
+            raw = codec.parse(file.data, file.kind)
             for name in raw[key]:
                 document = {"rktVersion": file.version, "rktKind": file.kind, key: [name]}
                 if not is_docker:

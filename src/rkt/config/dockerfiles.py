@@ -13,8 +13,6 @@ import re
 import stat
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from rkt import log
 from rkt.config import files
 from rkt.config.login import Login
@@ -22,6 +20,7 @@ from rkt.errors import CommandError, SchemaError, one_line
 from rkt.linux import proc
 from rkt.schema import codec
 from rkt.schema.docker import HUB
+from rkt.schema.struct import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,22 +36,20 @@ _IDENTITY_USER = "<token>"
 _NOTHING = "credentials not found"
 
 
-class _Entry(msgspec.Struct, frozen=True, rename={"identity_token": "identitytoken"}):
+class _Entry(Struct, rename={"identity_token": "identitytoken"}):
     auth: str | None = None
     username: str | None = None
     password: str | None = None
     identity_token: str | None = None
 
 
-class _Document(
-    msgspec.Struct, frozen=True, rename={"helpers": "credHelpers", "store": "credsStore"}
-):
+class _Document(Struct, rename={"helpers": "credHelpers", "store": "credsStore"}):
     auths: dict[str, _Entry] | None = None
     helpers: dict[str, str] | None = None
     store: str | None = None
 
 
-class _Answer(msgspec.Struct, frozen=True, rename={"user": "Username", "secret": "Secret"}):
+class _Answer(Struct, rename={"user": "Username", "secret": "Secret"}):
     user: str = ""
     secret: str = ""
 

@@ -10,11 +10,10 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from rkt import log
 from rkt.errors import ConfigError, SchemaError, one_line
 from rkt.schema import codec
+from rkt.schema.struct import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +29,7 @@ _SECRET = ("auth.d",)
 _MAX_SIZE = 1 << 20
 
 
-class ConfigFile(msgspec.Struct, frozen=True):
+class ConfigFile(Struct):
     """A file whose header was checked."""
 
     path: str
@@ -39,7 +38,7 @@ class ConfigFile(msgspec.Struct, frozen=True):
     data: bytes
 
 
-class _Header(msgspec.Struct, frozen=True, rename={"kind": "rktKind", "version": "rktVersion"}):
+class _Header(Struct, rename={"kind": "rktKind", "version": "rktVersion"}):
     kind: str = ""
     version: str = ""
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from rkt.config import files
+from rkt.schema.struct import Struct
 from rkt.schema.types import BadValue, parse_ac_identifier, quote
 
 if TYPE_CHECKING:
@@ -21,14 +20,14 @@ if TYPE_CHECKING:
 SCHEMES = ("docker", "file", "http", "https")
 
 
-class Paths(msgspec.Struct, frozen=True, rename={"stage1_images": "stage1-images"}):
+class Paths(Struct, rename={"stage1_images": "stage1-images"}):
     """Directories; empty where nothing is configured."""
 
     data: str = ""
     stage1_images: str = ""
 
 
-class Stage1(msgspec.Struct, frozen=True):
+class Stage1(Struct):
     """The default stage1 image: by name and version in the store, and where it lies otherwise."""
 
     name: str = ""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
-from typing import TYPE_CHECKING
-
-import msgspec
 
 from rkt.errors import FetchError, one_line
-from rkt.schema.types import BadValue, parse_hash
+from rkt.schema.struct import Struct
+from rkt.schema.types import DIGITS, LOWER, UPPER, BadValue, is_made_of, parse_hash
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rkt.schema.docker import Reference
 
@@ -19,10 +17,10 @@ LOCAL = ("oci", "oci-archive", "docker-archive")
 """Kinds of docker and OCI images in local files."""
 _FOREIGN = ("docker://", *(f"{kind}:" for kind in LOCAL))
 
-_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*):")
+_SCHEME = LOWER + UPPER + DIGITS + "+.-"
 
 
-class Address(msgspec.Struct, frozen=True):
+class Address(Struct):
     """A classified image argument; `text` is the ID, the name, the path or the URL."""
 
     kind: str
@@ -38,10 +36,10 @@ def classify(text: str) -> Address:
         return Address(HASH, parse_hash(text))
     except BadValue:
         pass
-    scheme = _SCHEME.match(text)
-    if scheme is None:
+    scheme, colon, _ = text.partition(":")
+    if not colon or not is_made_of(scheme, _SCHEME) or scheme[0] not in LOWER + UPPER:
         return Address(FILE if _is_file(text) else NAME, text)
-    kind = scheme[1].lower()
+    kind = scheme.lower()
     if kind in ("file", "http", "https"):
         return _archive(text, kind)
     if kind == "docker":

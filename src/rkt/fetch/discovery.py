@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from rkt import log
 from rkt.errors import DiscoveryError, FetchError, describe, one_line
 from rkt.fetch.http import Unreachable, split
+from rkt.schema.struct import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -33,7 +32,7 @@ _RAW_TEXT = {
 }
 
 
-class Tag(msgspec.Struct, frozen=True):
+class Tag(Struct):
     """A meta tag of discovery: `ac-discovery` or `ac-discovery-pubkeys`."""
 
     name: str
@@ -41,7 +40,7 @@ class Tag(msgspec.Struct, frozen=True):
     uri: str
 
 
-class Endpoint(msgspec.Struct, frozen=True):
+class Endpoint(Struct):
     """Where an image and its signature are."""
 
     image: str

@@ -10,8 +10,6 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from rkt import log
 from rkt.errors import FetchError, NotFound, SchemaError, VerifyError, one_line
 from rkt.fetch.download import Sink, download, exclusive
@@ -22,6 +20,7 @@ from rkt.fetch.registry import Registry
 from rkt.image.appsection import app_section
 from rkt.image.convert import Description
 from rkt.image.whole import is_whole
+from rkt.schema import codec
 from rkt.schema.docker import DEFAULT_TAG
 from rkt.schema.image import Annotation, Label
 from rkt.schema.oci import (
@@ -35,6 +34,7 @@ from rkt.schema.oci import (
     decode_document,
     digest_of,
 )
+from rkt.schema.struct import Struct
 from rkt.schema.textual import appc_arch
 from rkt.schema.types import BadValue, parse_date, sanitize_ac_identifier
 from rkt.store import layout
@@ -62,7 +62,7 @@ _GO_ARCH = {
 }  # fmt: skip
 
 
-class ImageSource(msgspec.Struct, frozen=True):
+class ImageSource(Struct):
     """An image before it is converted."""
 
     name: str
@@ -244,7 +244,7 @@ def describe_image(image: ImageSource) -> Description:
         ("appc.io/docker/imageid", image.config_digest),
         ("appc.io/docker/manifesthash", image.manifest_digest),
         *(
-            (f"appc.io/docker/{name}", msgspec.json.encode(value).decode())
+            (f"appc.io/docker/{name}", codec.encode(value).decode())
             for name, value in words.items()
             if value
         ),

@@ -14,13 +14,21 @@ import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from rkt import log
-from rkt.errors import FetchError, HTTPStatusError, KernelError, LockedError, RktError, one_line
+from rkt.errors import (
+    FetchError,
+    HTTPStatusError,
+    KernelError,
+    LockedError,
+    RktError,
+    SchemaError,
+    one_line,
+)
 from rkt.fetch.http import shown
 from rkt.fetch.progress import Progress
 from rkt.linux import atomic, lock
+from rkt.schema import codec
+from rkt.schema.struct import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -54,7 +62,7 @@ class Sink:
         """Take the next bytes."""
 
 
-class Download(msgspec.Struct, frozen=True):
+class Download(Struct):
     """A complete download; `path` leads to the very file that was written, whatever its name."""
 
     path: str
@@ -62,7 +70,7 @@ class Download(msgspec.Struct, frozen=True):
     max_age: int
 
 
-class _Note(msgspec.Struct, frozen=True):
+class _Note(Struct):
     """What is kept beside a partial download to continue it."""
 
     url: str
@@ -251,7 +259,7 @@ class _Partial:
         """Remember how a later run can tell that the resource is still the same."""
         self.validator = validator
         if validator:
-            data = msgspec.json.encode(_Note(shown(self.url), validator))
+            data = codec.encode(_Note(shown(self.url), validator))
             atomic.write_file(self._note, data, mode=0o600, durable=False)
 
     def feed_to(self, sink: Sink) -> None:
@@ -297,8 +305,8 @@ def _read_note(path: str) -> _Note | None:
         if not _is_private(file.fileno()):
             return None
         try:
-            return msgspec.json.decode(file.read(65536), type=_Note)
-        except msgspec.MsgspecError:
+            return codec.decode(file.read(65536), _Note, "note")
+        except SchemaError:
             return None
 
 

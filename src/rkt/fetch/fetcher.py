@@ -12,8 +12,6 @@ import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from rkt import log
 from rkt.errors import (
     DiscoveryError,
@@ -33,6 +31,7 @@ from rkt.fetch.http import Client, shown
 from rkt.fetch.options import UPDATE
 from rkt.image.ingest import can_own_files, ingest, settle
 from rkt.keystore.openpgp import MAX_SIGNATURE, Signer, Verifier, signer_ids, verify_file
+from rkt.schema.struct import Struct, field, replace
 from rkt.store import layout
 from rkt.store.images import SKIPPED, UNVERIFIED, VERIFIED, Remote, Verification
 
@@ -48,13 +47,13 @@ if TYPE_CHECKING:
 _COPY = 1 << 20
 
 
-class _Wanted(msgspec.Struct, frozen=True):
+class _Wanted(Struct):
     """What an image must be: a name (None: any), labels, and labels that hold if present."""
 
     source: str
     name: str | None = None
-    labels: dict[str, str] = {}
-    defaults: dict[str, str] = {}
+    labels: dict[str, str] = field(default_factory=dict)
+    defaults: dict[str, str] = field(default_factory=dict)
     latest: bool = False
 
 
@@ -226,9 +225,7 @@ class Fetcher:
             if reply.status != 304:
                 return False
             age = max_age(reply)
-        self._store.put_remote(
-            msgspec.structs.replace(known, max_age=age, download_time=time.time_ns())
-        )
+        self._store.put_remote(replace(known, max_age=age, download_time=time.time_ns()))
         return True
 
     def _use(self, known: Remote, wanted: _Wanted) -> ImageRecord:

@@ -6,8 +6,6 @@ rkt.fetch.fetcher, loaded when it is needed.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rkt import log
 from rkt.errors import FetchError, NotFound, SchemaError, UntrustedError, VerifyError, one_line
 from rkt.fetch.address import (
@@ -24,6 +22,7 @@ from rkt.fetch.options import NEVER, UPDATE, Options
 from rkt.schema.textual import AppRef, host_arch, parse_app_string
 from rkt.store.images import TRUSTED_LOCATION, VERIFIED, check_name
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 

@@ -11,8 +11,6 @@ import stat
 from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from rkt import log
 from rkt.errors import ArchiveError, FetchError, KernelError, VerifyError, one_line
 from rkt.fetch.docker import ImageSource, checked, convert, for_host
@@ -23,6 +21,7 @@ from rkt.image.layer import Blob, uncompressed
 from rkt.schema import codec
 from rkt.schema.docker import DEFAULT_HOST, DEFAULT_TAG, SavedImage, decode_saved, parse_reference
 from rkt.schema.oci import Descriptor, Document, decode_config, decode_document, digest_of
+from rkt.schema.struct import Struct
 from rkt.schema.types import BadValue, sanitize_ac_identifier
 from rkt.store import files, layout
 
@@ -43,7 +42,7 @@ _MAX_MEMBERS = 100_000
 _CHUNK = 1 << 20
 
 
-class _LayoutFile(msgspec.Struct, frozen=True, rename={"version": "imageLayoutVersion"}):
+class _LayoutFile(Struct, rename={"version": "imageLayoutVersion"}):
     version: str = ""
 
 

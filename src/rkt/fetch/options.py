@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import msgspec
-
 from rkt.config.insecure import InsecureOptions
+from rkt.schema.struct import Struct
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -17,7 +15,7 @@ NEW, UPDATE, NEVER = "new", "update", "never"
 """Pull policies: the stored image if there is one; ask the remote; the store only."""
 
 
-class Options(msgspec.Struct, frozen=True):
+class Options(Struct):
     """The settings of one command for all its images."""
 
     pull_policy: str = NEW

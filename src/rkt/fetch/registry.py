@@ -11,11 +11,10 @@ import threading
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode, urlsplit
 
-import msgspec
-
 from rkt.errors import AuthError, FetchError, HTTPStatusError, SchemaError, one_line
 from rkt.fetch.http import Unreachable, shown
 from rkt.schema import codec
+from rkt.schema.struct import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,17 +29,17 @@ _CHALLENGE = re.compile(r'([a-zA-Z]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
 _TOKEN = re.compile(r"[!-~]{1,65536}")
 
 
-class _TokenReply(msgspec.Struct, frozen=True):
+class _TokenReply(Struct):
     token: str | None = None
     access_token: str | None = None
 
 
-class _Error(msgspec.Struct, frozen=True):
+class _Error(Struct):
     code: str = ""
     message: str = ""
 
 
-class _Errors(msgspec.Struct, frozen=True):
+class _Errors(Struct):
     errors: tuple[_Error, ...] = ()
 
 

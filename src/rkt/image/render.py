@@ -7,12 +7,13 @@ nobody may ever change; it costs directories only.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
 
 from rkt.errors import KernelError, NotFound, RenderError, StoreError
 from rkt.linux import tree
+from rkt.schema.struct import Struct
 from rkt.store.images import DEPS_PREFIX, ImageKey
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rkt.schema.image import Dependency, ImageManifest
     from rkt.store.images import Store
@@ -22,14 +23,14 @@ MAX_ELEMENTS = 4096
 _LINK_FAILURES = (1, 18, 31, 95)  # EPERM, EXDEV, EMLINK, EOPNOTSUPP: copy instead
 
 
-class Tree(NamedTuple):
+class Tree(Struct):
     """A complete tree in the store: the ID to lock, and its root file system."""
 
     id: str
     rootfs: str
 
 
-class Element(NamedTuple):
+class Element(Struct):
     """One image of a flattened list, uppermost first."""
 
     key: ImageKey

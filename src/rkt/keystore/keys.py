@@ -9,24 +9,22 @@ A file without content masks the key of its name as far as it was collected befo
 from __future__ import annotations
 
 import os
-import re
-from typing import TYPE_CHECKING
-
-import msgspec
 
 from rkt.errors import ConfigError, KernelError, RktError, VerifyError
 from rkt.keystore.packets import public_keys
 from rkt.linux import atomic
+from rkt.schema.struct import Struct
+from rkt.schema.types import DIGITS, is_made_of
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_FINGERPRINT = re.compile(r"[0-9a-f]{40}")
-_HALF_WRITTEN = re.compile(r"[0-9a-f]{40}\.[0-9]+\.tmp")
+_HEX = DIGITS + "abcdef"
 _MAX_KEY_FILE = 1 << 20
 
 
-class TrustedKey(msgspec.Struct, frozen=True):
+class TrustedKey(Struct):
     """A public key that may sign images whose name begins with `prefix` (None: any image)."""
 
     fingerprint: str
@@ -95,7 +93,7 @@ class Keystore:
         return self._add(os.path.join(self._local, "prefix.d", *parts), armored, fingerprint)
 
     def _add(self, directory: str, armored: bytes, fingerprint: str) -> str:
-        if not _FINGERPRINT.fullmatch(fingerprint):
+        if not _is_fingerprint(fingerprint):
             raise RktError(f'"{fingerprint}" is not a fingerprint')
         path = os.path.join(directory, fingerprint)
         try:
@@ -132,7 +130,7 @@ def _files(directory: str) -> Iterator[tuple[str, str]]:
     for name in _names(directory):
         path = os.path.join(directory, name)
         # Another rkt may be adding a key right now.
-        if not _HALF_WRITTEN.fullmatch(name) and os.path.isfile(path):
+        if not _is_half_written(name) and os.path.isfile(path):
             yield path, name
 
 
@@ -160,7 +158,7 @@ def _walk(base: str, prefix: str, image_name: str | None) -> Iterator[tuple[str,
         path = os.path.join(directory, name)
         if os.path.isdir(path) and not os.path.islink(path):
             yield from _walk(base, f"{prefix}/{name}", image_name)
-        elif os.path.isfile(path) and not _HALF_WRITTEN.fullmatch(name):
+        elif os.path.isfile(path) and not _is_half_written(name):
             yield prefix, path, name
 
 
@@ -185,3 +183,14 @@ def _collect(
     if key.fingerprint != name:
         raise ConfigError(f'fingerprint mismatch: "{path}":"{key.fingerprint}"')
     found[name] = TrustedKey(name, path, prefix, key.packets, key.key_ids)
+
+
+def _is_fingerprint(text: str) -> bool:
+    return len(text) == 40 and is_made_of(text, _HEX)
+
+
+def _is_half_written(text: str) -> bool:
+    """Say whether a file is what a killed `rkt trust` left of a key."""
+    fingerprint, _, rest = text.partition(".")
+    number, dot, end = rest.partition(".")
+    return _is_fingerprint(fingerprint) and is_made_of(number, DIGITS) and dot + end == ".tmp"

@@ -11,11 +11,10 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from rkt.errors import CommandError, KernelError, UntrustedError, VerifyError
 from rkt.keystore.packets import PublicKey, public_keys, signatures
 from rkt.linux import proc
+from rkt.schema.struct import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +34,7 @@ NO_SIGNATURE = "no valid signatures found in signature file"
 _DIGEST_NAMES = {"1": "MD5", "2": "SHA-1", "3": "RIPEMD-160"}
 
 
-class Signer(msgspec.Struct, frozen=True):
+class Signer(Struct):
     """Who made a signature that holds."""
 
     fingerprint: str

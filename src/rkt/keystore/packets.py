@@ -6,14 +6,12 @@ which key a file contains and which key a signature claims to be from.
 
 from __future__ import annotations
 
-import base64
 import binascii
-from typing import TYPE_CHECKING
-
-import msgspec
 
 from rkt.errors import VerifyError
+from rkt.schema.struct import Struct
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -28,7 +26,7 @@ _STRONG_DIGESTS = {8: "SHA-256", 9: "SHA-384", 10: "SHA-512", 11: "SHA-224"}
 _ISSUER, _ISSUER_FINGERPRINT = 16, 33
 
 
-class PublicKey(msgspec.Struct, frozen=True):
+class PublicKey(Struct):
     """One transferable public key: a primary key with its subkeys and user IDs."""
 
     fingerprint: str
@@ -47,7 +45,7 @@ class PublicKey(msgspec.Struct, frozen=True):
         return frozenset(fpr[-16:] for fpr in (self.fingerprint, *self.subkeys))
 
 
-class Signature(msgspec.Struct, frozen=True):
+class Signature(Struct):
     """One signature packet: who it claims to be from and how it was made."""
 
     key_id: str
@@ -84,7 +82,7 @@ def dearmor(data: bytes) -> bytes:
         else:
             raise VerifyError("the ASCII armor has no end line")
         try:
-            parts.append(base64.b64decode(b"".join(body), validate=True))
+            parts.append(binascii.a2b_base64(b"".join(body), strict_mode=True))
         except binascii.Error as err:
             raise VerifyError("the ASCII armor is not base64") from err
     return b"".join(parts)
@@ -92,9 +90,9 @@ def dearmor(data: bytes) -> bytes:
 
 def armor(packets: bytes) -> bytes:
     """Put a public key in ASCII armor."""
-    text = base64.b64encode(packets)
+    text = binascii.b2a_base64(packets, newline=False)
     lines = [text[at : at + 64] for at in range(0, len(text), 64)]
-    check = b"=" + base64.b64encode(_crc24(packets).to_bytes(3, "big"))
+    check = b"=" + binascii.b2a_base64(_crc24(packets).to_bytes(3, "big"), newline=False)
     head, tail = b"-----BEGIN PGP PUBLIC KEY BLOCK-----", b"-----END PGP PUBLIC KEY BLOCK-----"
     return b"\n".join([head, b"", *lines, check, tail, b""])
 

@@ -52,7 +52,7 @@ def fstype_of(path: str) -> str:
 def overlay_obstacle(data_dir: str) -> str | None:
     """Say why overlays cannot be used with a data directory, None if they can."""
     try:
-        with open("/proc/filesystems", encoding="ascii") as file:
+        with open("/proc/filesystems", encoding="utf-8") as file:
             known = "\toverlay\n" in file.read()
     except OSError as err:
         return f"cannot open /proc/filesystems: {err.strerror}"

@@ -17,6 +17,8 @@ from rkt.linux import libc, lock
 from rkt.pod import lifecycle
 from rkt.pod.events import TOLD, Images, Tracker
 from rkt.pod.state import PREPARE, RUN
+from rkt.schema import codec
+from rkt.schema.struct import Struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -393,19 +395,21 @@ class Follower:
             self._say(text)
 
 
+class _Identity(Struct, rename={"start": "supervisorStart"}):
+    supervisor: int
+    start: int
+
+
 def open_supervisor(pod: Pod) -> int:
     """Give a pidfd of the process that supervises a pod, -1 if it is not known or gone."""
-    import msgspec
-
     try:
-        raw = msgspec.json.decode(pod.read("oci-state") or b"", type=dict[str, object])
-        pid, started = raw["supervisor"], raw["supervisorStart"]
-        if not isinstance(pid, int) or not 0 < pid < 1 << 31:
+        found = codec.decode(pod.read("oci-state") or b"", _Identity, "oci-state")
+        if not 0 < found.supervisor < 1 << 31:
             return -1
-        fd = os.pidfd_open(pid)
-    except (msgspec.DecodeError, KeyError, RktError, OSError):
+        fd = os.pidfd_open(found.supervisor)
+    except (RktError, OSError):
         return -1
-    if _start_time(pid) == started and lock.is_locked(pod.fd):
+    if _start_time(found.supervisor) == found.start and lock.is_locked(pod.fd):
         return fd
     os.close(fd)
     return -1

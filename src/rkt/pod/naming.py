@@ -6,13 +6,13 @@ A link without such a pod is stale and may be replaced: whatever is killed, no n
 from __future__ import annotations
 
 import os
-import re
 from contextlib import contextmanager
 
 from rkt.const import POD_NAMES
 from rkt.errors import PodStateError, RktError, UsageError
 from rkt.linux import lock
 from rkt.pod import lifecycle
+from rkt.schema.types import DIGITS, LOWER, UPPER, is_made_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,12 +20,17 @@ if TYPE_CHECKING:
 
     from rkt.pod.lifecycle import Pod
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_START = LOWER + UPPER + DIGITS
+_MAX_NAME = 63
+
+
+def _is_name(text: str) -> bool:
+    return len(text) <= _MAX_NAME and is_made_of(text, _START + "_.-") and text[0] in _START
 
 
 def check(name: str) -> str:
     """Give the name back if a pod may have it.  Raises UsageError."""
-    if not _NAME.fullmatch(name):
+    if not _is_name(name):
         raise UsageError(f'invalid pod name "{name}": letters, digits, "_", "." and "-" only, '
                          "63 at most, the first a letter or a digit")  # fmt: skip
     if lifecycle.is_uuid(name.lower()):
@@ -62,7 +67,7 @@ def release(pod: Pod) -> None:
         name = pod.name()
     except RktError:  # no file: the link is a stale one, which the next pod of that name replaces
         return
-    if not name or not _NAME.fullmatch(name):
+    if not name or not _is_name(name):
         return
     with _locked(os.path.dirname(pod.pods_dir)) as directory:
         for path in (f"{directory}/{name}", f"{directory}/{_temporary(pod)}"):

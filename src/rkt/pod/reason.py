@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from rkt.const import BOOT_ID
-from rkt.errors import one_line
+from rkt.errors import SchemaError, one_line
 from rkt.pod.state import ENDED
+from rkt.schema import codec
+from rkt.schema.struct import Struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _BOOT_FILE = "/proc/sys/kernel/random/boot_id"
 
 
-class Reason(msgspec.Struct, frozen=True):
+class Reason(Struct):
     """How an app ended.  `again`: it was to be started once more."""
 
     kind: str
@@ -27,9 +27,6 @@ class Reason(msgspec.Struct, frozen=True):
     restarts: int = 0
     again: bool = False
     time: int = 0
-
-
-_DECODER = msgspec.json.Decoder(Reason)
 
 
 def of_apps(pod: Pod, state: str, apps: Sequence[str]) -> dict[str, Reason]:
@@ -58,8 +55,8 @@ def _recorded(pod: Pod, path: str) -> Reason | None:
     if not data:
         return None
     try:
-        return _DECODER.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        return codec.decode(data, Reason, "reason")
+    except SchemaError:
         return None
 
 

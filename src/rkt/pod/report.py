@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from rkt.errors import one_line
 from rkt.pod import lifecycle, reason, view
+from rkt.schema.struct import Struct, field
 
 if TYPE_CHECKING:
     from rkt.pod.lifecycle import Pod
@@ -22,7 +21,7 @@ UNKNOWN = "unknown"
 _UNBORN = ("embryo", "preparing", "aborted prepare")
 
 
-class MountReport(msgspec.Struct, frozen=True):
+class MountReport(Struct):
     """A mount of an app: a volume's name, where it is inside and outside."""
 
     name: str
@@ -31,7 +30,7 @@ class MountReport(msgspec.Struct, frozen=True):
     read_only: bool
 
 
-class AppReport(msgspec.Struct, frozen=True, omit_defaults=True):
+class AppReport(Struct, omit_defaults=True):
     """An app's state; times in ns since 1970.
 
     `reason` is why it ended, `last_reason` the same of one that is going to start again.
@@ -45,15 +44,15 @@ class AppReport(msgspec.Struct, frozen=True, omit_defaults=True):
     exit_code: int | None = None
     image_id: str = ""
     mounts: tuple[MountReport, ...] = ()
-    user_annotations: dict[str, str] = {}
-    user_labels: dict[str, str] = {}
+    user_annotations: dict[str, str] = field(default_factory=dict)
+    user_labels: dict[str, str] = field(default_factory=dict)
     reason: str = ""
     last_reason: str = ""
     restarts: int = 0
     health: str = ""
 
 
-class PodReport(msgspec.Struct, frozen=True, omit_defaults=True, rename={"uuid": "name"}):
+class PodReport(Struct, omit_defaults=True, rename={"uuid": "name"}):
     """A pod's state; times in seconds since 1970."""
 
     uuid: str
@@ -64,8 +63,8 @@ class PodReport(msgspec.Struct, frozen=True, omit_defaults=True, rename={"uuid":
     created_at: int | None = None
     started_at: int | None = None
     pod_name: str = ""
-    user_annotations: dict[str, str] = {}
-    user_labels: dict[str, str] = {}
+    user_annotations: dict[str, str] = field(default_factory=dict)
+    user_labels: dict[str, str] = field(default_factory=dict)
 
 
 def has_apps(state: str) -> bool:

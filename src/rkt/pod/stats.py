@@ -10,10 +10,9 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from rkt.errors import RktError
 from rkt.pod import processes, view
+from rkt.schema.struct import Struct
 
 if TYPE_CHECKING:
     from rkt.pod.lifecycle import Pod
@@ -22,7 +21,7 @@ _NO_LIMIT = 1 << 62  # version 1 writes a number near to 2^63 for "none"
 _MAX_READ = 1 << 20
 
 
-class Usage(msgspec.Struct, frozen=True):
+class Usage(Struct):
     """What processes used: CPU time in ns, sizes in bytes."""
 
     cpu: int | None = None
@@ -33,14 +32,14 @@ class Usage(msgspec.Struct, frozen=True):
     io_written: int | None = None
 
 
-class AppStats(msgspec.Struct, frozen=True):
+class AppStats(Struct):
     """What an app uses."""
 
     name: str
     usage: Usage
 
 
-class PodStats(msgspec.Struct, frozen=True):
+class PodStats(Struct):
     """What a pod uses; `when` is ns of the monotonic clock, `started` ns since 1970."""
 
     uuid: str

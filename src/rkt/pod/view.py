@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from rkt.errors import NotFound, RktError, SchemaError, one_line
 from rkt.pod.state import DELETING, ENDED
-from rkt.schema.image import decode_image_manifest
-from rkt.schema.pod import decode_pod_manifest
+from rkt.schema import codec
+from rkt.schema.image import MAX_IMAGE_MANIFEST, decode_image_manifest
+from rkt.schema.pod import MAX_POD_MANIFEST, decode_pod_manifest
 from rkt.schema.types import parse_ac_identifier, parse_ac_name
 
 TYPE_CHECKING = False
@@ -29,33 +28,16 @@ def manifest(pod: Pod) -> PodManifest:
     return decode_pod_manifest(data, where=f'pod "{pod.uuid}": pod manifest')
 
 
-class _NamedApp(msgspec.Struct, frozen=True):
-    name: str
-
-
-class _NamedApps(msgspec.Struct, frozen=True, rename={"kind": "acKind"}):
-    kind: str
-    apps: tuple[_NamedApp, ...]
-
-
-class _Named(msgspec.Struct, frozen=True):
-    name: str
-
-
-_APPS = msgspec.json.Decoder(_NamedApps)
-_IMAGE = msgspec.json.Decoder(_Named)
-
-
 def app_names(pod: Pod) -> list[str]:
     """Give the names of the pod's apps in the order of its manifest.
 
     Only that much of the manifest is looked at: a list of a thousand pods takes half the time.
     """
     try:
-        brief = _APPS.decode(pod.read("pod") or b"")
-        if brief.kind == "PodManifest":
-            return [parse_ac_name(app.name) for app in brief.apps]
-    except (msgspec.DecodeError, SchemaError, UnicodeDecodeError):
+        brief = codec.parse(pod.read("pod") or b"", "pod manifest", limit=MAX_POD_MANIFEST)
+        if brief["acKind"] == "PodManifest":
+            return [parse_ac_name(app["name"]) for app in brief["apps"]]
+    except (SchemaError, LookupError, TypeError, AttributeError):
         pass  # the strict reader knows what is wrong, or that only the spelling of keys is odd
     return [app.name for app in manifest(pod).apps]
 
@@ -67,8 +49,9 @@ def image_name(pod: Pod, app: str) -> str:
         if data is None:
             return "--"
         try:
-            return parse_ac_identifier(_IMAGE.decode(data).name)
-        except (msgspec.DecodeError, SchemaError, UnicodeDecodeError):
+            brief = codec.parse(data, "image manifest", limit=MAX_IMAGE_MANIFEST)
+            return parse_ac_identifier(brief["name"])
+        except (SchemaError, LookupError, TypeError, AttributeError):
             return decode_image_manifest(data).name
     except RktError:
         return "--"
@@ -80,8 +63,8 @@ def network_infos(pod: Pod) -> list[dict[str, object]]:
     if not data:
         return []
     try:
-        return msgspec.json.decode(data, type=list[dict[str, object]])
-    except (msgspec.DecodeError, UnicodeDecodeError) as err:
+        return codec.decode(data, list[dict[str, object]], "net-info.json")
+    except SchemaError as err:
         raise RktError(f'pod "{pod.uuid}": net-info.json is damaged') from err
 
 

@@ -1,31 +1,54 @@
 """Decode and encode wire documents; every failure is a SchemaError that says where.
 
-Documents are untrusted: size and depth are bounded, text must be UTF-8.
+Documents are untrusted: size and depth are bounded, text must be UTF-8.  Plain ones are read and
+written by the C core of `json`; whatever that refuses goes to msgspec, which words the error.
 """
 
 from __future__ import annotations
 
-from decimal import Decimal
-from typing import TYPE_CHECKING, Any, TypeVar
+import sys
 
-import msgspec
-
+from rkt import quickjson
 from rkt.errors import SchemaError, one_line
+from rkt.schema.struct import Struct
 from rkt.schema.types import SCALARS, BadValue, quote
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from typing import Any, TypeAlias, TypeVar
 
-T = TypeVar("T")
-JSON = Any
-"""A JSON value as Python objects (numbers with a fraction are Decimal)."""
+    import msgspec
+
+    T = TypeVar("T")
+    JSON: TypeAlias = Any
+    Reader = Callable[[Any], Any]
+else:
+
+    class JSON:
+        """A JSON value as Python objects (numbers with a fraction are Decimal)."""
+
 
 MAX_DOCUMENT = 4 << 20
 _NO_DESCENT = frozenset(("value", "userAnnotations", "userLabels"))
 
-# Decimal keeps a number such as 1.5 exactly as it was written.
-_plain = msgspec.json.Decoder(float_hook=Decimal)
-_encoder = msgspec.json.Encoder(decimal_format="number")
+
+def _decimal(text: str) -> object:
+    # Decimal keeps a number such as 1.5 exactly as it was written.
+    from decimal import Decimal
+
+    return Decimal(text)
+
+
+_scanner = quickjson.scanner(_decimal)
+
+
+class _Wrong(Exception):
+    """A value of a document is not what its type says; `path` is gathered from the inside out."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.path: list[str] = []
 
 
 def decode(
@@ -42,16 +65,35 @@ def decode(
     match in any case, and `null` is the same as an absent key.  Raises SchemaError, its text begun
     by `where`.
     """
+    value = parse(data, where, limit=limit)
+    if keys is not None:
+        _fold(value, keys)
+    return convert(value, kind, where)
+
+
+def parse(data: bytes, where: str, *, limit: int = MAX_DOCUMENT) -> JSON:
+    """Read a JSON document of untrusted origin as it stands; raises SchemaError."""
     if len(data) > limit:
         raise SchemaError(f"{where}: document of {len(data)} bytes is larger than {limit} bytes")
     try:
-        if keys is None:
-            return msgspec.json.decode(data, type=kind, dec_hook=_dec_hook)
-        value = _plain.decode(data)
-        _fold(value, keys)
-        return msgspec.convert(value, kind, dec_hook=_dec_hook)
+        text = data.decode()
+        # Half of a character that is written as two escapes is no text: msgspec looks closer.
+        if "\\u" not in text or ("\\ud" not in text and "\\uD" not in text):
+            return quickjson.scan(text, _scanner)
+    except (ValueError, ArithmeticError, RecursionError):
+        pass
+    return _parse_odd(data, where)
+
+
+def _parse_odd(data: bytes, where: str) -> JSON:
+    from decimal import Decimal
+
+    import msgspec
+
+    try:
+        return msgspec.json.Decoder(float_hook=Decimal).decode(data)
     except msgspec.ValidationError as err:
-        raise SchemaError(f"{where}: {_validation_text(err)}") from None
+        raise SchemaError(f"{where}: {_lower(str(err).replace(' - at `', ' - at '))}") from None
     except msgspec.DecodeError as err:
         raise SchemaError(f"{where}: {_syntax_text(err, data)}") from None
     except UnicodeDecodeError:
@@ -66,11 +108,11 @@ def decode(
 def convert(value: JSON, kind: type[T], where: str) -> T:
     """Check a value that is already Python objects against a type; raises SchemaError."""
     try:
-        return msgspec.convert(value, kind, dec_hook=_dec_hook)
-    except msgspec.ValidationError as err:
-        raise SchemaError(f"{where}: {_validation_text(err)}") from None
-    except RecursionError:
-        raise SchemaError(f"{where}: document is nested too deeply") from None
+        result: T = _reader(kind)(value)
+    except _Wrong as err:
+        path = f" - at ${''.join(reversed(err.path))}" if err.path else ""
+        raise SchemaError(f"{where}: {one_line(err.text + path)}") from None
+    return result
 
 
 def encode(value: object) -> bytes:
@@ -80,16 +122,29 @@ def encode(value: object) -> bytes:
     """
     wire = getattr(value, "wire", None)
     try:
-        return _encoder.encode(value if wire is None else wire())
-    except UnicodeEncodeError as err:
-        bad = quote(err.object[max(err.start - 40, 0) : err.end + 40])
-        raise SchemaError(f"cannot write JSON: text is not UTF-8: {bad}") from None
+        plain = to_builtins(value) if wire is None else wire()
+        try:
+            return quickjson.encode(plain)
+        except (TypeError, ValueError):
+            return _encode_odd(plain)
     except RecursionError:
         raise SchemaError("cannot write JSON: value is nested too deeply") from None
 
 
+def _encode_odd(plain: JSON) -> bytes:
+    import msgspec
+
+    try:
+        return msgspec.json.Encoder(decimal_format="number").encode(plain)
+    except UnicodeEncodeError as err:
+        bad = quote(err.object[max(err.start - 40, 0) : err.end + 40])
+        raise SchemaError(f"cannot write JSON: text is not UTF-8: {bad}") from None
+
+
 def encode_pretty(value: object) -> bytes:
     """Encode as Go's json.MarshalIndent with one tab for each level; no final newline."""
+    import msgspec
+
     text = msgspec.json.format(encode(value), indent=1)
     lines = []
     for line in text.split(b"\n"):
@@ -100,12 +155,23 @@ def encode_pretty(value: object) -> bytes:
 
 def to_builtins(value: object) -> JSON:
     """Give a value as dicts, lists and scalars, without its own `wire` rules."""
-    return msgspec.to_builtins(value, builtin_types=(Decimal,))
+    if isinstance(value, Struct):
+        fields, omitted = value.__dict__, value.struct_omitted
+        return {
+            key: to_builtins(fields[name])
+            for name, key in value.struct_keys.items()
+            if name not in omitted or fields[name] != omitted[name]
+        }
+    if isinstance(value, (list, tuple)):
+        return [to_builtins(item) for item in value]
+    if isinstance(value, dict):
+        return {key: to_builtins(item) for key, item in value.items()}
+    return value
 
 
-def key_table(*kinds: type[msgspec.Struct]) -> dict[str, str]:
+def key_table(*kinds: type[Struct]) -> dict[str, str]:
     """Collect the keys of document types for the `keys` of `decode`."""
-    return {key.lower(): key for kind in kinds for key in kind.__struct_encode_fields__}
+    return {key.lower(): key for kind in kinds for key in kind.struct_keys.values()}
 
 
 def fold_object(value: dict[str, JSON], keys: Mapping[str, str]) -> dict[str, JSON]:
@@ -132,15 +198,6 @@ def _fold(value: JSON, keys: Mapping[str, str]) -> None:
             )
 
 
-def _dec_hook(kind: type, value: object) -> object:
-    check = SCALARS.get(kind)
-    if check is None:
-        raise NotImplementedError(kind)
-    if not isinstance(value, str):
-        raise BadValue(f"expected `str`, got `{json_type(value)}`")
-    return check(value)
-
-
 def json_type(value: object) -> str:
     """Name the JSON type of a decoded value, in msgspec's words."""
     if value is None:
@@ -151,9 +208,182 @@ def json_type(value: object) -> str:
     return "object" if isinstance(value, dict) else "float"
 
 
-def _validation_text(err: msgspec.ValidationError) -> str:
-    text, at, path = str(err).rpartition(" - at `")
-    text = f"{text} - at {path.rstrip('`')}" if at else path
+# -- readers: functions that check a value against a type, and give it in that type
+
+_readers: dict[object, Reader] = {}
+
+
+def _reader(kind: Any) -> Reader:
+    """Give the reader of a type: a struct, a scalar, `X | None`, a tuple, list or dict of such."""
+    found = _readers.get(kind)
+    if found is None:
+        found = _readers[kind] = _make_reader(kind)
+    return found
+
+
+def _make_reader(kind: Any) -> Reader:
+    if kind in SCALARS:
+        return _checked(SCALARS[kind])
+    if kind is JSON or kind is object:
+        return _anything
+    if kind is float:
+        return _float
+    if kind in (int, str, bool):
+        return _exactly(kind)
+    origin = getattr(kind, "__origin__", None)
+    inner: tuple[Any, ...] = getattr(kind, "__args__", ())
+    if origin is None and type(None) in inner:
+        (some,) = (item for item in inner if item is not type(None))
+        return _optional(_reader(some))
+    if origin is dict:
+        return _mapping(_reader(inner[1]))
+    if origin is list:
+        return _sequence(_reader(inner[0]), list)
+    if origin is tuple and inner[1] is ...:
+        return _sequence(_reader(inner[0]), tuple)
+    if origin is tuple:
+        return _row([_reader(item) for item in inner])
+    if issubclass(kind, Struct):
+        return _struct(kind)
+    raise TypeError(f"no reader for {kind}")
+
+
+def _expected(what: str, value: object) -> _Wrong:
+    return _Wrong(f"expected `{what}`, got `{json_type(value)}`")
+
+
+def _anything(value: Any) -> Any:
+    return value
+
+
+def _float(value: Any) -> float:
+    if json_type(value) not in ("int", "float"):
+        raise _expected("float", value)
+    return float(value)
+
+
+def _exactly(kind: type) -> Reader:
+    name = kind.__name__
+
+    def read(value: Any) -> Any:
+        if type(value) is not kind:
+            raise _expected(name, value)
+        return value
+
+    return read
+
+
+def _checked(check: Callable[[str], str]) -> Reader:
+    def read(value: Any) -> str:
+        if type(value) is not str:
+            raise _expected("str", value)
+        try:
+            return check(value)
+        except BadValue as err:
+            raise _Wrong(err.message) from None
+
+    return read
+
+
+def _optional(some: Reader) -> Reader:
+    def read(value: Any) -> Any:
+        if value is None:
+            return None
+        try:
+            return some(value)
+        except _Wrong as err:
+            if not err.path:
+                err.text = err.text.replace("`, got ", " | null`, got ", 1)
+            raise
+
+    return read
+
+
+def _sequence(item: Reader, kind: type) -> Reader:
+    def read(value: Any) -> Any:
+        if type(value) is not list and type(value) is not tuple:
+            raise _expected("array", value)
+        found: list[object] = []
+        try:
+            for one in value:
+                found.append(item(one))
+        except _Wrong as err:
+            err.path.append(f"[{len(found)}]")
+            raise
+        return kind(found)
+
+    return read
+
+
+def _row(items: list[Reader]) -> Reader:
+    def read(value: Any) -> tuple[Any, ...]:
+        if type(value) is not list and type(value) is not tuple:
+            raise _expected("array", value)
+        if len(value) != len(items):
+            raise _Wrong(f"expected `array` of length {len(items)}, got {len(value)}")
+        found: list[object] = []
+        try:
+            for item, one in zip(items, value, strict=True):
+                found.append(item(one))
+        except _Wrong as err:
+            err.path.append(f"[{len(found)}]")
+            raise
+        return tuple(found)
+
+    return read
+
+
+def _mapping(item: Reader) -> Reader:
+    def read(value: Any) -> dict[str, Any]:
+        if type(value) is not dict:
+            raise _expected("object", value)
+        try:
+            return {key: item(one) for key, one in value.items()}
+        except _Wrong as err:
+            err.path.append("[...]")
+            raise
+
+    return read
+
+
+def _struct(kind: type[Struct]) -> Reader:
+    names = sys.modules[kind.__module__].__dict__
+    fields: list[tuple[str, str, Reader]] = []
+    optional = {*kind.struct_defaults, *kind.struct_factories}
+
+    def read(value: Any) -> Struct:
+        if type(value) is not dict:
+            raise _expected("object", value)
+        if not fields:  # types may refer to themselves and to later ones
+            for name, key in kind.struct_keys.items():
+                annotation = kind.__annotations__[name]
+                fields.append((name, key, _reader(eval(annotation, names))))
+        found = {}
+        for name, key, item in fields:
+            if key in value:
+                try:
+                    found[name] = item(value[key])
+                except _Wrong as err:
+                    err.path.append(f".{key}")
+                    raise
+            elif name not in optional:
+                raise _Wrong(f"object missing required field `{key}`")
+        if kind.struct_strict:
+            for key in value.keys() - set(kind.struct_keys.values()):
+                raise _Wrong(f"object contains unknown field `{key}`")
+        try:
+            return kind(**found)
+        except BadValue as err:
+            raise _Wrong(err.message) from None
+
+    return read
+
+
+# -- texts for what msgspec refused
+
+
+def _lower(text: str) -> str:
+    text = text.rstrip("`")
     for opening in ("Expected", "Object", "Invalid", "Integer"):
         if text.startswith(opening):
             text = opening.lower() + text[len(opening) :]

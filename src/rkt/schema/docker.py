@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 
-import msgspec
-
 from rkt.schema import codec
 from rkt.schema.oci import parse_digest
+from rkt.schema.struct import Struct
 from rkt.schema.types import BadValue
 
 DEFAULT_HOST = "registry-1.docker.io"
@@ -23,7 +22,7 @@ _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _MAX_NAME = 255
 
 
-class Reference(msgspec.Struct, frozen=True):
+class Reference(Struct):
     """Where an image is in a registry; `tag` is empty if only the digest was given."""
 
     host: str
@@ -67,7 +66,7 @@ def parse_reference(text: str) -> Reference:
     return Reference(host, path, tag, digest)
 
 
-class SavedImage(msgspec.Struct, frozen=True, rename="pascal"):
+class SavedImage(Struct, rename={"config": "Config", "layers": "Layers", "repo_tags": "RepoTags"}):
     """One image of a `docker save` archive; the values are names of members."""
 
     config: str

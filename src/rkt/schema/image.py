@@ -6,23 +6,21 @@ field, only by the rules that span fields; what comes from outside goes through 
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING
-
-import msgspec
-from msgspec import field
-from msgspec.structs import force_setattr
-
 from rkt.const import APPC_VERSION
 from rkt.schema import codec
 from rkt.schema.isolators import Isolator, check_app_isolators
+from rkt.schema.struct import Struct, field, settle
 from rkt.schema.types import (
+    DIGITS,
+    LOWER,
+    UPPER,
     ACIdentifier,
     ACKind,
     ACName,
     BadValue,
     ImageID,
     SemVer,
+    is_made_of,
     parse_bool,
     parse_date,
     parse_http_url,
@@ -30,6 +28,7 @@ from rkt.schema.types import (
     reject_nul,
 )
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -55,26 +54,32 @@ OS_ARCH: dict[str, tuple[str, ...]] = {
 
 SUPPORTS_SYSTEMD_NOTIFY = "appc.io/executor/supports-systemd-notify"
 
-_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z_0-9.-]*")
+_ENV_START = LOWER + UPPER + "_"
+_ENV_NAME = _ENV_START + DIGITS + ".-"
 _MAX_ID = 2**32 - 2
 _EVENTS = ("pre-start", "post-stop")
 
 
-class Label(msgspec.Struct, frozen=True):
+def is_env_name(text: str) -> bool:
+    """Say whether an environment variable may be called that."""
+    return is_made_of(text, _ENV_NAME) and text[0] in _ENV_START
+
+
+class Label(Struct):
     """A name and a value that tell images of one name apart."""
 
     name: ACIdentifier
     value: str = ""
 
 
-class Annotation(msgspec.Struct, frozen=True):
+class Annotation(Struct):
     """A name and a value for people and tools."""
 
     name: ACIdentifier
     value: str = ""
 
 
-class EnvVar(msgspec.Struct, frozen=True):
+class EnvVar(Struct):
     """An environment variable."""
 
     name: str
@@ -83,14 +88,14 @@ class EnvVar(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if not self.name:
             raise BadValue("environment variable name must not be empty")
-        if not _ENV_NAME.fullmatch(self.name):
+        if not is_env_name(self.name):
             raise BadValue(
                 f"environment variable does not have valid identifier {quote(self.name)}"
             )
         reject_nul(self.value, f"environment variable {quote(self.name)}")
 
 
-class EventHandler(msgspec.Struct, frozen=True):
+class EventHandler(Struct):
     """A program to run before an app starts or after it ended."""
 
     name: str = ""
@@ -105,19 +110,19 @@ class EventHandler(msgspec.Struct, frozen=True):
             reject_nul(word, "exec")
 
 
-class MountPoint(msgspec.Struct, frozen=True, omit_defaults=True, rename={"read_only": "readOnly"}):
+class MountPoint(Struct, omit_defaults=True, rename={"read_only": "readOnly"}):
     """A place in the image's file system that a volume is meant for."""
 
     name: ACName
-    # The factories here and below keep a key in the output whatever its value, as the reference.
-    path: str = field(default_factory=lambda: "")
+    # Here and below: the reference writes these keys whatever their value.
+    path: str = field(default="", always=True)
     read_only: bool = False
 
     def __post_init__(self) -> None:
         reject_nul(self.path, "path")
 
 
-class Port(msgspec.Struct, frozen=True, rename={"socket_activated": "socketActivated"}):
+class Port(Struct, rename={"socket_activated": "socketActivated"}):
     """A port, or a range of ports, that an app listens on."""
 
     name: ACName
@@ -130,14 +135,13 @@ class Port(msgspec.Struct, frozen=True, rename={"socket_activated": "socketActiv
         if not 1 <= self.port <= 65535:
             raise BadValue("port must be in 1-65535 range")
         if self.count == 0:
-            force_setattr(self, "count", 1)
+            settle(self, "count", 1)
         if self.count < 0 or self.port + self.count > 65536:
             raise BadValue("end of port range must be in 1-65535 range")
 
 
 class App(
-    msgspec.Struct,
-    frozen=True,
+    Struct,
     omit_defaults=True,
     rename={
         "event_handlers": "eventHandlers",
@@ -150,7 +154,7 @@ class App(
 ):
     """How to run an image: the `app` object of image and pod manifests."""
 
-    exec: tuple[str, ...] = field(default_factory=lambda: ())
+    exec: tuple[str, ...] = field(default=(), always=True)
     event_handlers: tuple[EventHandler, ...] = ()
     user: str = ""
     group: str = ""
@@ -193,8 +197,7 @@ class App(
 
 
 class Dependency(
-    msgspec.Struct,
-    frozen=True,
+    Struct,
     omit_defaults=True,
     rename={"image_name": "imageName", "image_id": "imageID"},
 ):
@@ -214,8 +217,7 @@ class Dependency(
 
 
 class ImageManifest(
-    msgspec.Struct,
-    frozen=True,
+    Struct,
     omit_defaults=True,
     rename={"ac_kind": "acKind", "ac_version": "acVersion", "path_whitelist": "pathWhitelist"},
 ):

@@ -6,14 +6,11 @@ its name, or None for a name that the spec does not know.
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, TypeAlias
-
-import msgspec
-
 from rkt.schema.codec import JSON, fold_object, json_type
-from rkt.schema.types import ACIdentifier, BadValue, Quantity, quote
+from rkt.schema.struct import Struct
+from rkt.schema.types import DIGITS, UPPER, ACIdentifier, BadValue, Quantity, is_made_of, quote
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
@@ -53,14 +50,13 @@ DEFAULT_CAPABILITIES = (
 )
 """The bounding set of an app that has no capability isolator."""
 
-_ERRNO_CHARS = re.compile(r"[A-Z0-9]+")
 _VALUE_KEYS = {
     key: key
     for key in ("request", "limit", "default", "set", "errno", "user", "role", "type", "level")
 }
 
 
-class Resource(msgspec.Struct, frozen=True):
+class Resource(Struct):
     """A guaranteed minimum and a maximum of a resource."""
 
     request: Quantity | None = None
@@ -68,20 +64,20 @@ class Resource(msgspec.Struct, frozen=True):
     default: bool = False
 
 
-class CapabilitySet(msgspec.Struct, frozen=True):
+class CapabilitySet(Struct):
     """Capabilities to retain, or to remove from the default ones."""
 
     retain: bool
     names: tuple[str, ...]
 
 
-class NoNewPrivileges(msgspec.Struct, frozen=True):
+class NoNewPrivileges(Struct):
     """Whether exec may give an app more privileges than it has."""
 
     value: bool
 
 
-class SeccompFilter(msgspec.Struct, frozen=True):
+class SeccompFilter(Struct):
     """System calls to allow (retain) or to block, and what a blocked call returns.
 
     Without an errno a blocked call kills the process.
@@ -92,7 +88,7 @@ class SeccompFilter(msgspec.Struct, frozen=True):
     errno: str | None = None
 
 
-class SELinuxContext(msgspec.Struct, frozen=True):
+class SELinuxContext(Struct):
     """The SELinux context of a process."""
 
     user: str
@@ -101,25 +97,25 @@ class SELinuxContext(msgspec.Struct, frozen=True):
     level: str
 
 
-class CPUShares(msgspec.Struct, frozen=True):
+class CPUShares(Struct):
     """The relative weight of CPU time, 1024 when not given."""
 
     value: int
 
 
-class OOMScoreAdj(msgspec.Struct, frozen=True):
+class OOMScoreAdj(Struct):
     """The adjustment of the kernel's out-of-memory score."""
 
     value: int
 
 
-class Sysctl(msgspec.Struct, frozen=True):
+class Sysctl(Struct):
     """Kernel parameters of the pod."""
 
     values: dict[str, str]
 
 
-Typed: TypeAlias = (
+Typed = (
     Resource
     | CapabilitySet
     | NoNewPrivileges
@@ -131,7 +127,7 @@ Typed: TypeAlias = (
 )
 
 
-class Isolator(msgspec.Struct, frozen=True):
+class Isolator(Struct):
     """One isolator as it stands in a manifest; a known name's value is checked."""
 
     name: ACIdentifier
@@ -254,7 +250,7 @@ def _seccomp(name: str, value: JSON) -> SeccompFilter:
     errno = _str(f"{name}: errno", fields.get("errno", ""))
     if errno and not errno.startswith("E"):
         raise BadValue(f"{name}: errno must start with an 'E' character, got {quote(errno)[1:-1]}")
-    if errno and not _ERRNO_CHARS.fullmatch(errno):
+    if errno and not is_made_of(errno, UPPER + DIGITS):
         raise BadValue(
             f"{name}: errno can only contain upper case or numeric characters, "
             f"got {quote(errno)[1:-1]}"

@@ -8,11 +8,9 @@ from __future__ import annotations
 import hashlib
 import re
 
-import msgspec
-from msgspec import field
-
 from rkt.errors import SchemaError
 from rkt.schema import codec
+from rkt.schema.struct import Struct, field
 from rkt.schema.types import BadValue, quote
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -50,7 +48,7 @@ def digest_of(data: bytes, like: str = "sha256:") -> str:
     return f"{kind}:{hashlib.new(kind, data).hexdigest()}"
 
 
-class Platform(msgspec.Struct, frozen=True):
+class Platform(Struct):
     """What an image runs on, in Go's names."""
 
     os: str = ""
@@ -62,7 +60,7 @@ class Platform(msgspec.Struct, frozen=True):
         return f"{text}/{self.variant}" if self.variant else text
 
 
-class Descriptor(msgspec.Struct, frozen=True, rename={"media_type": "mediaType"}):
+class Descriptor(Struct, rename={"media_type": "mediaType"}):
     """Something that a manifest or an index points at."""
 
     digest: str
@@ -77,7 +75,7 @@ class Descriptor(msgspec.Struct, frozen=True, rename={"media_type": "mediaType"}
             raise BadValue(f"size {self.size} is out of range")
 
 
-class Document(msgspec.Struct, frozen=True, rename={
+class Document(Struct, rename={
     "schema_version": "schemaVersion", "media_type": "mediaType",
 }):  # fmt: skip
     """A manifest or an index: which one it is shows in its keys."""
@@ -94,7 +92,10 @@ class Document(msgspec.Struct, frozen=True, rename={
         return self.media_type in INDEXES or (not self.media_type and self.manifests is not None)
 
 
-class ContainerConfig(msgspec.Struct, frozen=True, rename="pascal"):
+class ContainerConfig(Struct, rename={
+    "user": "User", "env": "Env", "entrypoint": "Entrypoint", "cmd": "Cmd",
+    "working_dir": "WorkingDir", "volumes": "Volumes", "exposed_ports": "ExposedPorts",
+}):  # fmt: skip
     """How to run the image."""
 
     user: str | None = None
@@ -102,18 +103,18 @@ class ContainerConfig(msgspec.Struct, frozen=True, rename="pascal"):
     entrypoint: tuple[str, ...] | None = None
     cmd: tuple[str, ...] | None = None
     working_dir: str | None = None
-    volumes: dict[str, msgspec.Raw] | None = None
-    exposed_ports: dict[str, msgspec.Raw] | None = None
+    volumes: dict[str, codec.JSON] | None = None
+    exposed_ports: dict[str, codec.JSON] | None = None
 
 
-class RootFS(msgspec.Struct, frozen=True):
+class RootFS(Struct):
     """The digests of the uncompressed layers."""
 
     type: str = "layers"
     diff_ids: tuple[str, ...] | None = None
 
 
-class ImageConfig(msgspec.Struct, frozen=True):
+class ImageConfig(Struct):
     """The configuration blob of an image."""
 
     os: str = ""

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from _socket import AF_INET6, inet_ntop, inet_pton
-
-import msgspec
-from msgspec import field
-from msgspec.structs import force_setattr
 
 from rkt.const import APPC_VERSION
 from rkt.schema import codec
@@ -26,27 +21,35 @@ from rkt.schema.image import (
     check_unique,
 )
 from rkt.schema.isolators import Isolator
+from rkt.schema.struct import Struct, field, settle
 from rkt.schema.types import (
+    DIGITS,
     ACIdentifier,
     ACKind,
     ACName,
     BadValue,
     ImageID,
     SemVer,
+    is_made_of,
     quote,
     reject_nul,
 )
 
 MAX_POD_MANIFEST = 16 << 20
 
-_IPV4 = re.compile(r"(?:(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])(?:\.(?!$)|$)){4}")
-_OCTAL = re.compile(r"[0-7]{1,5}")
 _MAX_ID = 2**32 - 2
 
 
 def is_ipv4(text: str) -> bool:
     """Say whether a text is a dotted IPv4 address."""
-    return len(text) <= 15 and _IPV4.fullmatch(text) is not None
+    parts = text.split(".")
+    return len(parts) == 4 and all(
+        len(part) <= 3
+        and is_made_of(part, DIGITS)
+        and int(part) <= 255
+        and (part == "0" or part[0] != "0")
+        for part in parts
+    )
 
 
 def host_address(text: str) -> str | None:
@@ -59,7 +62,7 @@ def host_address(text: str) -> str | None:
         return None
 
 
-class Volume(msgspec.Struct, frozen=True, omit_defaults=True, rename={"read_only": "readOnly"}):
+class Volume(Struct, omit_defaults=True, rename={"read_only": "readOnly"}):
     """Storage that apps of a pod mount: a directory of the host, or an empty one.
 
     None means unset: `read_only` follows the mount point, `recursive` is the executor's choice.
@@ -100,16 +103,16 @@ class Volume(msgspec.Struct, frozen=True, omit_defaults=True, rename={"read_only
             raise BadValue("source for empty volume must be empty")
         for item, default in (("mode", "0755"), ("uid", 0), ("gid", 0)):
             if getattr(self, item) is None:
-                force_setattr(self, item, default)
+                settle(self, item, default)
         mode = self.mode or ""
-        if not _OCTAL.fullmatch(mode) or int(mode, 8) > 0o7777:
+        if len(mode) > 5 or not is_made_of(mode, "01234567") or int(mode, 8) > 0o7777:
             raise BadValue(f"mode for empty volume must be an octal number, got {quote(mode)}")
         for item in ("uid", "gid"):
             if not 0 <= getattr(self, item) <= _MAX_ID:
                 raise BadValue(f"{item} for empty volume must be between 0 and {_MAX_ID}")
 
 
-class Mount(msgspec.Struct, frozen=True, omit_defaults=True, rename={"app_volume": "appVolume"}):
+class Mount(Struct, omit_defaults=True, rename={"app_volume": "appVolume"}):
     """A volume's place in an app's file system."""
 
     volume: ACName = ""
@@ -125,16 +128,15 @@ class Mount(msgspec.Struct, frozen=True, omit_defaults=True, rename={"app_volume
 
 
 class ExposedPort(
-    msgspec.Struct,
-    frozen=True,
+    Struct,
     omit_defaults=True,
     rename={"host_port": "hostPort", "host_ip": "hostIP", "pod_port": "podPort"},
 ):
     """A port of an app that is reachable through the host."""
 
     name: ACName
-    # The factory keeps a port of 0 in the output, as the reference does.
-    host_port: int = field(default_factory=lambda: 0)
+    # The reference writes a port of 0 too.
+    host_port: int = field(default=0, always=True)
     host_ip: str | None = None
     pod_port: Port | None = None
 
@@ -142,15 +144,15 @@ class ExposedPort(
         if not 0 <= self.host_port <= 65535:
             raise BadValue("hostPort must be in 1-65535 range")
         if self.host_ip == "":
-            force_setattr(self, "host_ip", None)
+            settle(self, "host_ip", None)
         if self.host_ip is not None:
             address = host_address(self.host_ip)
             if address is None:
                 raise BadValue(f"hostIP: {quote(self.host_ip)} is not a valid IP")
-            force_setattr(self, "host_ip", address)
+            settle(self, "host_ip", address)
 
 
-class RuntimeImage(msgspec.Struct, frozen=True, omit_defaults=True):
+class RuntimeImage(Struct, omit_defaults=True):
     """The image of an app: its ID, and its name and labels for people."""
 
     name: ACIdentifier | None = None
@@ -164,8 +166,7 @@ class RuntimeImage(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class RuntimeApp(
-    msgspec.Struct,
-    frozen=True,
+    Struct,
     omit_defaults=True,
     rename={"read_only_root_fs": "readOnlyRootFS"},
 ):
@@ -187,8 +188,7 @@ class RuntimeApp(
 
 
 class PodManifest(
-    msgspec.Struct,
-    frozen=True,
+    Struct,
     rename={
         "ac_version": "acVersion",
         "ac_kind": "acKind",

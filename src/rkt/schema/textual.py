@@ -7,14 +7,15 @@ appc spec v0.8.11, schema/types and discovery; rkt v1.30.0, rkt/cli_apps.go.
 from __future__ import annotations
 
 import os
-import re
-
-import msgspec
 
 from rkt.schema.image import MountPoint, Port
 from rkt.schema.pod import ExposedPort, Mount, Volume, host_address
+from rkt.schema.struct import Struct
 from rkt.schema.types import (
+    DIGITS,
+    HEX,
     BadValue,
+    is_made_of,
     parse_ac_identifier,
     parse_ac_name,
     parse_bool,
@@ -33,8 +34,7 @@ RUNNABLE_ARCHES = (
 )
 """The `arch` labels, under os linux, that rkt v1.30.0 runs (stage0/arch.go)."""
 
-_ESCAPE = re.compile(rb"%([0-9a-fA-F]{2})?")
-_INT = re.compile(r"[+-]?[0-9]{1,18}")
+_MAX_DIGITS = 18
 _MACHINES = {"x86_64": "amd64", "i486": "i386", "i586": "i386", "i686": "i386"}
 _DARWIN = {"amd64": "x86_64", "386": "i386"}
 _LINUX = {
@@ -48,7 +48,7 @@ _LINUX = {
 _ARM = {"": "armv6l", "v6": "armv6l", "v7": "armv7l"}
 
 
-class AppRef(msgspec.Struct, frozen=True):
+class AppRef(Struct):
     """An image name with the labels that narrow it down."""
 
     name: str
@@ -257,15 +257,15 @@ def _unescape(text: str) -> str:
     if "%" not in text:
         return text
     _check_text(text)
-
-    def byte(found: re.Match[bytes]) -> bytes:
-        if found[1] is None:
-            rest = found.string[found.start() : found.start() + 3].decode(errors="replace")
-            raise BadValue(f"invalid URL escape {quote(rest)}")
-        return bytes((int(found[1], 16),))
-
+    first, *rest = text.encode().split(b"%")
+    parts = [first]
+    for part in rest:
+        digits = part[:2].decode(errors="replace")
+        if len(digits) != 2 or not is_made_of(digits, HEX):
+            raise BadValue(f"invalid URL escape {quote('%' + digits)}")
+        parts.append(bytes((int(digits, 16),)) + part[2:])
     try:
-        return _ESCAPE.sub(byte, text.encode()).decode()
+        return b"".join(parts).decode()
     except UnicodeDecodeError:
         raise BadValue("text is not UTF-8") from None
 
@@ -298,6 +298,8 @@ def _bool(fields: dict[str, str], key: str) -> bool | None:
 def _int(fields: dict[str, str], key: str) -> int | None:
     if key not in fields:
         return None
-    if not _INT.fullmatch(fields[key]):
-        raise BadValue(f"{key}: {quote(fields[key])} is not a number")
-    return int(fields[key])
+    number = fields[key]
+    digits = number[1:] if number[:1] in ("+", "-") else number
+    if len(digits) > _MAX_DIGITS or not is_made_of(digits, DIGITS):
+        raise BadValue(f"{key}: {quote(number)} is not a number")
+    return int(number)

@@ -6,29 +6,27 @@ the reference implementation.  appc spec v0.8.11, types.md and schema/types.
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING
-
 from rkt.errors import SchemaError, one_line
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeAlias
 
-_ACI_FORBIDDEN = re.compile(r"[^a-z0-9\-._~/]")
+# `re` takes longer to load than all of this takes to run.
+DIGITS = "0123456789"
+HEX = DIGITS + "abcdefABCDEF"
+UPPER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+LOWER = UPPER.lower()
 _ACI_EDGES = "-._~/"
-_ACN_FORBIDDEN = re.compile(r"[^a-z0-9-]")
+_ACI = LOWER + DIGITS + _ACI_EDGES
 _ACN_EDGES = "-"
-_HASH_VALUE = re.compile(r"[0-9a-fA-F]{1,128}")
-_NUMERIC = r"([0-9]{1,18})"
-_DOTTED = r"[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*"
-_SEMVER = re.compile(rf"{_NUMERIC}\.{_NUMERIC}\.{_NUMERIC}(-{_DOTTED})?(\+{_DOTTED})?")
-_DATE = re.compile(
-    r"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2}):([0-9]{2}):([0-9]{2})(?:[.,][0-9]+)?"
-    r"(?:Z|[+-]([0-9]{2}):([0-9]{2}))"
-)
-_HEX32 = re.compile(r"[0-9a-fA-F]{32}")
-_URL_SCHEME = re.compile(r"https?:", re.IGNORECASE)
+_ACN = LOWER + DIGITS + _ACN_EDGES
+_MAX_HASH = 128
+_SEMVER_PART = LOWER + UPPER + DIGITS + "-"
+_MAX_SEMVER_DIGITS = 18
+_DATE_FORM = "dddd-dd-ddTdd:dd:dd"
+_URL_SCHEMES = ("http", "https")
 _MONTH_DAYS = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 _TRUE = frozenset(("1", "t", "T", "TRUE", "true", "True"))
 _FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
@@ -39,7 +37,7 @@ _MAX_SEMVER = 256
 class BadValue(SchemaError, ValueError):
     """A value breaks a rule of the schema.
 
-    It is a ValueError too, because that is what msgspec completes with the JSON path.
+    `codec` completes it with the JSON path.
     """
 
 
@@ -48,6 +46,11 @@ def quote(text: str) -> str:
     if len(text) > _QUOTE_LIMIT:
         text = text[:_QUOTE_LIMIT] + "..."
     return f'"{one_line(text)}"'
+
+
+def is_made_of(text: str, letters: str) -> bool:
+    """Say whether a text is not empty and has no other characters than these."""
+    return text != "" and not text.strip(letters)
 
 
 def reject_nul(text: str, what: str) -> None:
@@ -60,7 +63,7 @@ def parse_ac_identifier(text: str) -> str:
     """Check an AC Identifier, such as an image name or a label name."""
     if not text:
         raise BadValue("ACIdentifier cannot be empty")
-    if _ACI_FORBIDDEN.search(text):
+    if not is_made_of(text, _ACI):
         raise BadValue(
             'ACIdentifier must contain only lower case alphanumeric characters plus "-._~/"'
         )
@@ -75,7 +78,7 @@ def parse_ac_name(text: str) -> str:
     """Check an AC Name, such as the name of an app, a volume or a port."""
     if not text:
         raise BadValue("ACName cannot be empty")
-    if _ACN_FORBIDDEN.search(text):
+    if not is_made_of(text, _ACN):
         raise BadValue('ACName must contain only lower case alphanumeric characters plus "-"')
     if text[0] in _ACN_EDGES or text[-1] in _ACN_EDGES:
         raise BadValue("ACName must start and end with only lower case alphanumeric characters")
@@ -84,15 +87,17 @@ def parse_ac_name(text: str) -> str:
 
 def sanitize_ac_identifier(text: str) -> str:
     """Make an AC Identifier of any text; raise BadValue when nothing is left."""
-    return _sanitized(_ACI_FORBIDDEN.sub("_", text.lower()).strip(_ACI_EDGES))
+    return _sanitized(text, _ACI, "_", _ACI_EDGES)
 
 
 def sanitize_ac_name(text: str) -> str:
     """Make an AC Name of any text; raise BadValue when nothing is left."""
-    return _sanitized(_ACN_FORBIDDEN.sub("-", text.lower()).strip(_ACN_EDGES))
+    return _sanitized(text, _ACN, "-", _ACN_EDGES)
 
 
-def _sanitized(text: str) -> str:
+def _sanitized(text: str, allowed: str, instead: str, edges: str) -> str:
+    text = "".join(letter if letter in allowed else instead for letter in text.lower())
+    text = text.strip(edges)
     if not text:
         raise BadValue("must contain at least one valid character")
     return text
@@ -112,20 +117,32 @@ def parse_hash(text: str) -> str:
         raise BadValue(f"unrecognized hash type: {one_line(kind[:_QUOTE_LIMIT])}")
     if not value:
         raise BadValue("unexpected empty hash value")
-    if not _HASH_VALUE.fullmatch(value):
+    if len(value) > _MAX_HASH or not is_made_of(value, HEX):
         raise BadValue("badly formatted hash string")
     return text.lower()
 
 
 def parse_semver(text: str) -> str:
     """Check a semantic version other than 0.0.0."""
-    # The bound keeps the expression from eating memory on megabytes of dots.
-    found = _SEMVER.fullmatch(text) if len(text) <= _MAX_SEMVER else None
-    if not found:
+    if len(text) > _MAX_SEMVER:
         raise BadValue("SemVer is bad")
-    if not any(int(part) for part in found.groups()[:3]) and not found[4] and not found[5]:
+    rest, plus, build = text.partition("+")
+    rest, dash, release = rest.partition("-")
+    numbers = rest.split(".")
+    if (
+        len(numbers) != 3
+        or not all(len(n) <= _MAX_SEMVER_DIGITS and is_made_of(n, DIGITS) for n in numbers)
+        or (dash and not _is_dotted(release))
+        or (plus and not _is_dotted(build))
+    ):
+        raise BadValue("SemVer is bad")
+    if not any(int(part) for part in numbers) and not dash and not plus:
         raise BadValue("SemVer cannot be zero")
     return text
+
+
+def _is_dotted(text: str) -> bool:
+    return all(is_made_of(part, _SEMVER_PART) for part in text.split("."))
 
 
 def semver_major(text: str) -> int:
@@ -147,7 +164,7 @@ def parse_uuid(text: str) -> str:
     digits = text.replace("-", "")
     if len(digits) != 32:
         raise BadValue("bad UUID length != 32")
-    if not _HEX32.fullmatch(digits):
+    if not is_made_of(digits, HEX):
         raise BadValue(f"bad UUID: {quote(text)} is not hexadecimal")
     if digits.strip("0") == "":
         raise BadValue("UUID cannot be empty")
@@ -166,11 +183,17 @@ def parse_bool(text: str) -> bool:
 
 def parse_date(text: str) -> str:
     """Check an RFC 3339 date with a literal `T`."""
-    found = _DATE.fullmatch(text)
-    if found:
-        year, month, day, hour, minute, second = (int(found[i]) for i in range(1, 7))
+    moment, zone = _split_date(text)
+    if _has_form(moment, _DATE_FORM):
+        year, month, day = int(moment[:4]), int(moment[5:7]), int(moment[8:10])
+        hour, minute, second = int(moment[11:13]), int(moment[14:16]), int(moment[17:19])
         leap = year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
-        zone_ok = found[7] is None or (int(found[7]) < 24 and int(found[8]) < 60)
+        zone_ok = zone == "Z" or (
+            zone[:1] in ("+", "-")
+            and _has_form(zone[1:], "dd:dd")
+            and int(zone[1:3]) < 24
+            and int(zone[4:]) < 60
+        )
         if (
             1 <= month <= 12
             and 1 <= day <= _MONTH_DAYS[month - 1]
@@ -184,16 +207,35 @@ def parse_date(text: str) -> str:
     raise BadValue(f"bad Date: {quote(text)} is not an RFC 3339 date")
 
 
+def _split_date(text: str) -> tuple[str, str]:
+    """Separate date and time from the zone; a fraction of a second is checked and left out."""
+    end = len(_DATE_FORM)
+    moment, zone = text[:end], text[end:]
+    if zone[:1] in (".", ","):
+        fraction = zone[1:]
+        zone = fraction.lstrip(DIGITS)
+        if len(zone) == len(fraction):
+            return "", ""
+    return moment, zone
+
+
+def _has_form(text: str, form: str) -> bool:
+    return len(text) == len(form) and all(
+        letter in DIGITS if wanted == "d" else letter == wanted
+        for letter, wanted in zip(text, form, strict=True)
+    )
+
+
 def parse_http_url(text: str) -> str:
     """Check that a URL is http or https and fit to be printed."""
-    if not _URL_SCHEME.match(text):
+    scheme, colon, _ = text.partition(":")
+    if not colon or scheme.lower() not in _URL_SCHEMES:
         raise BadValue("bad URL scheme, must be http/https")
     if not text.isprintable():
         raise BadValue(f"bad URL: {quote(text)}")
     return text
 
 
-_QUANTITY = re.compile(r"([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)")
 _QUANTITY_REGEX = "^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$"
 _BINARY = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4, "Pi": 5, "Ei": 6}
 _DECIMAL = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
@@ -222,10 +264,7 @@ class Quantity:
     @classmethod
     def parse(cls, text: str) -> Quantity:
         """Read a quantity; raises BadValue with the text of the reference."""
-        found = _QUANTITY.fullmatch(text.strip())
-        if not found:
-            raise BadValue(f"quantities must match the regular expression '{_QUANTITY_REGEX}'")
-        number, suffix = found.groups()
+        number, suffix = _split_quantity(text.strip())
         whole, _, fraction = number.lstrip("+-").partition(".")
         digits = whole + fraction
         if not digits.isdecimal() or len(digits) > _MAX_DIGITS:
@@ -285,6 +324,19 @@ class Quantity:
         return hash(self._nano)
 
 
+def _split_quantity(text: str) -> tuple[str, str]:
+    """Separate number and suffix as the expression does that the reference names in its error."""
+    sign = text[:1] if text[:1] in ("+", "-") else ""
+    suffix = text[len(sign) :].lstrip(DIGITS + ".")
+    number = text[: len(text) - len(suffix)]
+    exponent = suffix.lstrip("eEinumkKMGTP")
+    if exponent[:1] in ("+", "-"):
+        exponent = exponent[1:]
+    if number == sign or exponent.lstrip(DIGITS):
+        raise BadValue(f"quantities must match the regular expression '{_QUANTITY_REGEX}'")
+    return number, suffix
+
+
 def _quantity_suffix(suffix: str) -> tuple[str, int, int]:
     if suffix in _DECIMAL:
         return "decimal", 10, _DECIMAL[suffix]
@@ -305,21 +357,16 @@ if TYPE_CHECKING:
     SemVer: TypeAlias = str
     ImageID: TypeAlias = str
 else:
-    # msgspec sends a field of an unknown class through `dec_hook`, which gives errors the exact
-    # JSON path.  The values stay plain strings: str subclasses cannot be encoded.
-    class _Checked(type):
-        def __instancecheck__(cls, value):
-            return isinstance(value, str)
+    # What a field is declared with, so that its value is checked; it stays a plain string.
+    class ACName: ...
 
-    class ACName(metaclass=_Checked): ...
+    class ACIdentifier: ...
 
-    class ACIdentifier(metaclass=_Checked): ...
+    class ACKind: ...
 
-    class ACKind(metaclass=_Checked): ...
+    class SemVer: ...
 
-    class SemVer(metaclass=_Checked): ...
-
-    class ImageID(metaclass=_Checked): ...
+    class ImageID: ...
 
 
 SCALARS: dict[object, Callable[[str], str]] = {

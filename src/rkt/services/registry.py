@@ -9,13 +9,12 @@ import os
 import time
 import uuid as uuids
 
-import msgspec
-
 from rkt.errors import KernelError, RktError, SchemaError
 from rkt.linux import atomic
 from rkt.schema import codec
 from rkt.schema.image import Annotation, ImageManifest, decode_image_manifest
 from rkt.schema.pod import PodManifest, decode_pod_manifest
+from rkt.schema.struct import Struct, replace
 from rkt.schema.types import parse_uuid
 
 MAX_PODS = 10_000
@@ -24,7 +23,7 @@ _KEY_SIZE = 64
 _TOKEN = frozenset("0123456789abcdef")
 
 
-class Saved(msgspec.Struct, forbid_unknown_fields=True):
+class Saved(Struct, strict=True):
     """A registered pod as it is kept on disk."""
 
     token: str
@@ -219,7 +218,7 @@ class Registry:
     def ended(self, pod: Pod) -> None:
         """Note that a pod's process has ended: it stays known for the time to live."""
         if not pod.saved.ended:
-            pod.saved.ended = time.time()
+            pod.saved = replace(pod.saved, ended=time.time())
             self._save(pod)
 
     def expire(self) -> None:

@@ -11,8 +11,6 @@ import os
 import sys
 from contextlib import contextmanager
 
-import msgspec
-
 from rkt import const, log
 from rkt.errors import (
     CommandError,
@@ -25,6 +23,7 @@ from rkt.errors import (
 )
 from rkt.linux import atomic, lock, proc, tree
 from rkt.pod import mutable, report, view
+from rkt.schema.struct import replace
 from rkt.stage0 import registration
 from rkt.stage0.entrypoint import Stage1
 
@@ -97,7 +96,7 @@ def add(
             _discard(pod, app.name)
             try:
                 _fill(pod, app.name, store.manifest_bytes(record.key), rendered)
-                _save(pod, msgspec.structs.replace(manifest, apps=(*manifest.apps, app)))
+                _save(pod, replace(manifest, apps=(*manifest.apps, app)))
                 _operate(pod, "add", app.name, f"--uuid={pod.uuid}", debug=debug)
             except BaseException as err:
                 _take_back(pod, app.name, manifest)
@@ -159,7 +158,7 @@ def remove(pod: Pod, name: str, *, debug: bool = False) -> None:
         else:
             _lock_ended(pod)
         left = tuple(app for app in manifest.apps if app.name != name)
-        _save(pod, msgspec.structs.replace(manifest, apps=left))
+        _save(pod, replace(manifest, apps=left))
         _discard(pod, name)
         if running:
             registration.update(pod)
@@ -198,13 +197,13 @@ def _runtime_app(request: AppRequest, record: ImageRecord, store: Store) -> Runt
     image = podmanifest.Image(record, store.manifest(record.key))
     if request.args and image.manifest.app is not None:
         # Here, unlike in `rkt run`, arguments replace all but the first word (rkt-cli 5.2).
-        section = msgspec.structs.replace(image.manifest.app, exec=image.manifest.app.exec[:1])
-        image.manifest = msgspec.structs.replace(image.manifest, app=section)
+        section = replace(image.manifest.app, exec=image.manifest.app.exec[:1])
+        image.manifest = replace(image.manifest, app=section)
     app = podmanifest.build(PodRequest([request]), [image]).apps[0]
     own = [_mount_volume(text) for text in request.flags.get("mnt-volume", ())]
     if len({mount.volume for mount in own}) < len(own):
         raise RktError("--mnt-volume names a volume twice")
-    return msgspec.structs.replace(app, mounts=(*own, *app.mounts))
+    return replace(app, mounts=(*own, *app.mounts))
 
 
 def _mount_volume(text: str) -> Mount:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
-
-import msgspec
 
 from rkt.const import STAGE1_MUTABLE, STAGE2_PREFIX
 from rkt.errors import RktError, SchemaError
-from rkt.schema.image import Annotation, App, EnvVar, check_labels
+from rkt.schema.image import Annotation, App, EnvVar, check_labels, is_env_name
 from rkt.schema.pod import (
     ExposedPort,
     Mount,
@@ -18,6 +15,7 @@ from rkt.schema.pod import (
     RuntimeImage,
     decode_pod_manifest,
 )
+from rkt.schema.struct import replace
 from rkt.schema.textual import parse_mount, parse_port, parse_sandbox_port, parse_volume
 from rkt.schema.types import parse_ac_name, parse_bool, sanitize_ac_name
 from rkt.stage0 import overrides
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z_0-9.-]*")
 _MAX_FILE = 16 << 20
 _MAX_ID = 2**32 - 2
 MAX_APPS = 1000
@@ -210,7 +207,7 @@ def _app_section(request: PodRequest, app: AppRequest, manifest: ImageManifest) 
         base = App(user=str(os.getuid()), group=str(os.getgid()))
     exec_ = (command,) if command is not None else base.exec
     try:
-        return msgspec.structs.replace(
+        return replace(
             base,
             exec=(*exec_, *app.args),
             user=app.last("user") or base.user,
@@ -253,9 +250,7 @@ def _environment(request: PodRequest, app: AppRequest, base: App) -> tuple[EnvVa
     Inherited, image, --environment, --set-env-file, --set-env: the seed's order with v1.30's two
     further flags where its code has them.
     """
-    merged = {
-        name: value for name, value in request.inherited_env.items() if _ENV_NAME.fullmatch(name)
-    }
+    merged = {name: value for name, value in request.inherited_env.items() if is_env_name(name)}
     merged.update((item.name, item.value) for item in base.environment)
     merged.update(_pairs(app, "environment"))
     merged.update(env_files(request.env_files))
@@ -328,11 +323,11 @@ def read(
                            "image manifest")  # fmt: skip
         reference = RuntimeImage(name=app.image.name or image.manifest.name, id=record.key,
                                  labels=app.image.labels or image.manifest.labels)  # fmt: skip
-        apps.append(msgspec.structs.replace(app, app=section, image=reference))
+        apps.append(replace(app, app=section, image=reference))
         images.append(image)
     _check_mounts(apps, manifest.volumes)
     check_ports(apps, manifest.ports)
     kept = {item.name: item.value for item in manifest.annotations} | dict(annotations)
     kept |= _mutable(False)
-    changed = msgspec.structs.replace(manifest, apps=tuple(apps), annotations=_annotations(kept))
+    changed = replace(manifest, apps=tuple(apps), annotations=_annotations(kept))
     return changed, images

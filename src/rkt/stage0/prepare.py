@@ -168,7 +168,7 @@ def _write(pod: Pod, name: str, data: bytes) -> None:
 def save_uuid(path: str, uuid: str) -> None:
     """Write the UUID of a pod to the file that the caller asked for, without a newline."""
     try:
-        with open(path, "w", encoding="ascii") as file:
+        with open(path, "w", encoding="utf-8") as file:
             file.write(uuid)
     except OSError as err:
         raise RktError(f'cannot save the UUID of the pod to "{path}"') from err

@@ -168,7 +168,7 @@ def _configured(store: Store, finder: Finder, location: str, places: Places) -> 
 
 def _installed(store: Store, path: str) -> ImageRecord:
     try:
-        with open(path + ".id", encoding="ascii") as file:
+        with open(path + ".id", encoding="utf-8") as file:
             key = store.resolve(file.read().strip())
         return store.get(key)
     except (FileNotFoundError, NotFound):

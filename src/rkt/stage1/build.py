@@ -64,7 +64,7 @@ FLAVORS = {
     }, programs={"unit": "unit"}, without=("build", "fly", "flymounts")),
 }  # fmt: skip
 _LIB = "usr/lib/rkt"
-_MODULES = ("__init__", "errors", "const", "log")
+_MODULES = ("__init__", "errors", "const", "log", "quickjson")
 _PACKAGES = {
     "linux": (
         "__init__",
@@ -73,7 +73,6 @@ _PACKAGES = {
         "lock",
         "mounts",
         "proc",
-        "quickjson",
         "selinux",
         "sig",
         "userns",

@@ -10,8 +10,8 @@ from __future__ import annotations
 import _socket
 import os
 
+from rkt import quickjson
 from rkt.errors import KernelError, PodStateError, RktError, describe
-from rkt.linux import quickjson
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 
+from rkt import quickjson
 from rkt.errors import KernelError, NotFound, PodStateError, RktError, SchemaError, UsageError
-from rkt.linux import libc, quickjson
+from rkt.linux import libc
 from rkt.stage1 import contract, identity, launch, manifest, rootfs, runtime
 
 _FALLBACK_TERM = "vt100"

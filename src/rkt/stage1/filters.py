@@ -11,8 +11,8 @@ import binascii
 import os
 import stat
 
-from rkt import log
-from rkt.linux import atomic, quickjson
+from rkt import log, quickjson
+from rkt.linux import atomic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import os
 
+from rkt import quickjson
 from rkt.errors import KernelError, RktError, UsageError, describe
-from rkt.linux import atomic, libc, quickjson, sig
+from rkt.linux import atomic, libc, sig
 from rkt.stage1 import capabilities, contract, launch, manifest
 
 TYPE_CHECKING = False

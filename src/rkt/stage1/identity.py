@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 
+from rkt import quickjson
 from rkt.errors import KernelError, PodStateError
-from rkt.linux import atomic, quickjson
+from rkt.linux import atomic
 from rkt.stage1 import manifest
 
 _FILE = "oci-state"

@@ -12,9 +12,10 @@ import _socket
 import os
 import sys
 
+from rkt import quickjson
 from rkt.const import STAGE2_PREFIX
 from rkt.errors import KernelError, RktError
-from rkt.linux import atomic, quickjson
+from rkt.linux import atomic
 from rkt.stage1 import control, files
 from rkt.stage1.pump import Sink
 

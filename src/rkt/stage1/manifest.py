@@ -6,8 +6,8 @@ clear error and not a traceback.
 
 from __future__ import annotations
 
+from rkt import quickjson
 from rkt.errors import KernelError, NotFound, SchemaError
-from rkt.linux import quickjson
 
 _LIMIT = 16 << 20
 

@@ -6,9 +6,8 @@ what its flags gave; a manifest may come from elsewhere.
 
 from __future__ import annotations
 
-from rkt import const
+from rkt import const, quickjson
 from rkt.errors import SchemaError
-from rkt.linux import quickjson
 from rkt.stage1 import applog
 
 TYPE_CHECKING = False

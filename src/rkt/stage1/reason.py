@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 
-from rkt.linux import atomic, quickjson, sig
+from rkt import quickjson
+from rkt.linux import atomic, sig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

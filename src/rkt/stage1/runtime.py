@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from rkt import log
+from rkt import log, quickjson
 from rkt.errors import NotFound
-from rkt.linux import libc, proc, quickjson
+from rkt.linux import libc, proc
 from rkt.stage1 import cgroup
 
 RUNTIME_ENV = "RKT_OCI_RUNTIME"

@@ -5,9 +5,8 @@ from __future__ import annotations
 import errno
 import os
 
-from rkt import log
+from rkt import log, quickjson
 from rkt.errors import RktError
-from rkt.linux import quickjson
 from rkt.stage1 import syscalls
 
 DISTRIBUTION_PROFILES = (

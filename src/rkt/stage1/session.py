@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 
+from rkt import quickjson
 from rkt.errors import RktError
-from rkt.linux import libc, quickjson, sig
+from rkt.linux import libc, sig
 from rkt.stage1 import children, pump, runtime, terminal
 
 _ENDS = (sig.SIGINT, sig.SIGTERM, sig.SIGHUP, sig.SIGQUIT)

@@ -14,8 +14,9 @@ import os
 import struct
 import termios
 
+from rkt import quickjson
 from rkt.errors import KernelError, PodStateError, RktError, UsageError, describe
-from rkt.linux import atomic, libc, quickjson, sig
+from rkt.linux import atomic, libc, sig
 from rkt.stage1 import children, contract, dbus, flyexec, launch, manifest, unitproperties
 
 TYPE_CHECKING = False

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import errno
 import os
-import sqlite3
+
+# The package around it has nothing that is used here, and loads `datetime`.
+from _sqlite3 import Error, OperationalError, connect
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from rkt.errors import StoreError
 from rkt.linux import atomic, libc, lock
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from sqlite3 import Connection
 
 BUSY_SECONDS = 60
 _NOBODY = 65534
@@ -54,12 +57,12 @@ CREATE INDEX remotes_key ON remotes(key);
 """
 
 
-def _create(db: sqlite3.Connection) -> None:
+def _create(db: Connection) -> None:
     for statement in _VERSION_1.split(";"):
         db.execute(statement)
 
 
-_MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_create,)
+_MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_create,)
 VERSION = len(_MIGRATIONS)
 
 
@@ -68,7 +71,7 @@ class Database:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._db: sqlite3.Connection | None = None
+        self._db: Connection | None = None
 
     def close(self) -> None:
         """Close the connection; a later use opens it again."""
@@ -78,7 +81,7 @@ class Database:
             self._db = None
 
     @contextmanager
-    def read(self) -> Iterator[sqlite3.Connection]:
+    def read(self) -> Iterator[Connection]:
         """Give a connection for queries; a store that does not exist yet reads as empty."""
         with self._failures(), self._identity():
             if self._db is None and not self._exists():
@@ -88,7 +91,7 @@ class Database:
                 yield self._open()
 
     @contextmanager
-    def write(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+    def write(self, *, durable: bool = True) -> Iterator[Connection]:
         """Give a connection inside a transaction, committed at the end, rolled back on error.
 
         With `durable` off a power cut may lose the last transactions, never damage the database.
@@ -100,7 +103,7 @@ class Database:
                 yield db
 
     @contextmanager
-    def _transaction(self, *, durable: bool) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, *, durable: bool) -> Iterator[Connection]:
         db = self._open()
         db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
         db.execute("BEGIN IMMEDIATE")
@@ -134,8 +137,8 @@ class Database:
     def _failures(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as err:
-            if isinstance(err, sqlite3.OperationalError) and atomic.is_full(
+        except Error as err:
+            if isinstance(err, OperationalError) and atomic.is_full(
                 os.path.dirname(self.path), room=_ROOM
             ):
                 # SQLite says "disk I/O error" or "unable to open", and means this.
@@ -152,7 +155,7 @@ class Database:
             raise StoreError(f'image store "{self.path}": {err.strerror}') from err
         return True
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self) -> Connection:
         if self._db is None:
             db = _connect(self.path)
             try:
@@ -164,7 +167,7 @@ class Database:
             self._db = db
         return self._db
 
-    def _migrate(self, db: sqlite3.Connection) -> None:
+    def _migrate(self, db: Connection) -> None:
         found = _version(db)
         if found == VERSION:
             return
@@ -195,12 +198,12 @@ class Database:
             os.close(fd)
 
 
-def _version(db: sqlite3.Connection) -> int:
+def _version(db: Connection) -> int:
     return int(db.execute("PRAGMA user_version").fetchone()[0])
 
 
-def _connect(path: str) -> sqlite3.Connection:
-    return sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+def _connect(path: str) -> Connection:
+    return connect(path, timeout=BUSY_SECONDS, isolation_level=None)
 
 
 def _reaches(path: str) -> bool:
@@ -227,8 +230,8 @@ def _create_file(path: str) -> None:
 
 
 @contextmanager
-def _memory() -> Iterator[sqlite3.Connection]:
-    db = sqlite3.connect(":memory:", isolation_level=None)
+def _memory() -> Iterator[Connection]:
+    db = connect(":memory:", isolation_level=None)
     try:
         _create(db)
         yield db

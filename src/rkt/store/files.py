@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from rkt import log
 from rkt.errors import KernelError, LockedError, StoreError
 from rkt.linux import libc, lock, tree
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import BinaryIO

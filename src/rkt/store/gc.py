@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from rkt.errors import LockedError, NotFound
 from rkt.linux import lock
 from rkt.store import files
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rkt.store.images import Store
 

@@ -12,23 +12,32 @@ from __future__ import annotations
 import os
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NewType
 
-import msgspec
-
-from rkt.errors import AmbiguousName, KernelError, NotFound, StoreError, one_line
+from rkt.errors import (
+    AmbiguousName,
+    KernelError,
+    NotFound,
+    SchemaError,
+    StoreError,
+    one_line,
+)
 from rkt.linux import atomic, libc, lock, tree
+from rkt.schema import codec
+from rkt.schema.struct import Struct, replace
 from rkt.store import files, layout
 from rkt.store.db import Database
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from typing import Any, BinaryIO
+    from typing import Any, BinaryIO, NewType
 
     from rkt.schema.image import ImageManifest
 
-ImageKey = NewType("ImageKey", str)
-"""`sha512-` and the first 64 hex digits of the hash of the uncompressed archive."""
+    ImageKey = NewType("ImageKey", str)
+    """`sha512-` and the first 64 hex digits of the hash of the uncompressed archive."""
+else:
+    ImageKey = str
 
 PREFIX = "sha512-"
 KEY_LENGTH = len(PREFIX) + 64
@@ -46,7 +55,7 @@ _LASTING = (VERIFIED, TRUSTED_LOCATION, CONVERTED)
 _TREE_PARTS = ("split", "tree")  # in this order: a tree alone is no image
 
 
-class Verification(msgspec.Struct, frozen=True):
+class Verification(Struct):
     """How an image was verified, by whose key, and when (ns since 1970)."""
 
     status: str
@@ -56,7 +65,7 @@ class Verification(msgspec.Struct, frozen=True):
     when: int = 0
 
 
-class ImageRecord(msgspec.Struct, frozen=True):
+class ImageRecord(Struct):
     """What the store knows about an image; times in ns since 1970."""
 
     key: ImageKey
@@ -83,7 +92,7 @@ class ImageRecord(msgspec.Struct, frozen=True):
         return dict(self.labels).get(name)
 
 
-class Remote(msgspec.Struct, frozen=True):
+class Remote(Struct):
     """Where an image was downloaded from and how long the answer may be cached (s; ns)."""
 
     url: str
@@ -219,8 +228,8 @@ class Store:
         if data is None:
             return None
         try:
-            return msgspec.json.decode(data, type=Verification)
-        except msgspec.MsgspecError as err:
+            return codec.decode(data, Verification, "verification")
+        except SchemaError as err:
             raise StoreError(f'image "{key}": record of its verification is damaged') from err
 
     def pin(self, key: str, keys: frozenset[str]) -> None:
@@ -326,7 +335,7 @@ class Store:
                     files.unlink(self._part("blob", key))
         except OSError as err:
             raise KernelError(f'cannot store image "{key}"', err) from err
-        return msgspec.structs.replace(record, unpacked=True, tree_size=tree_size)
+        return replace(record, unpacked=True, tree_size=tree_size)
 
     def remove(self, key: str) -> bool:
         """Remove an image, all but its unpacked tree, which pods may still use (`remove_tree`).
@@ -353,7 +362,7 @@ class Store:
     def _note_proof(self, key: str, verification: Verification) -> None:
         if os.geteuid() == 0 and verification.status in _LASTING:
             path = self._part("trust", key)
-            atomic.write_file(path, msgspec.json.encode(verification), mode=0o600)
+            atomic.write_file(path, codec.encode(verification), mode=0o600)
 
     def place_tree(self, tree_id: str, staged: str) -> None:
         """Move a rendered tree into the store; the caller holds its exclusive lock."""
@@ -452,7 +461,7 @@ class Store:
     def _insert(self, record: ImageRecord) -> None:
         r, v = record, record.verification
         row = (
-            r.key, r.digest, r.name, msgspec.json.encode(r.labels).decode(), r.import_time,
+            r.key, r.digest, r.name, codec.encode(r.labels).decode(), r.import_time,
             r.last_used, r.latest, r.size, r.tree_size, r.unpacked, r.source, v.status,
             v.fingerprint, v.identity, v.prefix, v.when,
         )  # fmt: skip
@@ -470,12 +479,12 @@ class Store:
         if record.verification.status == VERIFIED:
             keep = False
         elif proof is not None and keep:
-            record = msgspec.structs.replace(record, verification=proof)
+            record = replace(record, verification=proof)
         if record.unpacked:
             for kind in _TREE_PARTS:
                 files.move(f"{staging}/{kind}", self._part(kind, key), replace=False)
         elif old is not None and old.unpacked:
-            record = msgspec.structs.replace(record, unpacked=True, tree_size=old.tree_size)
+            record = replace(record, unpacked=True, tree_size=old.tree_size)
         files.move(f"{staging}/manifest", self._part("manifest", key), replace=True)
         if signed and not keep:
             files.move(f"{staging}/sig", self._part("sig", key), replace=True)
@@ -505,8 +514,8 @@ def _record(row: tuple[Any, ...]) -> ImageRecord:
     (key, digest, name, labels, imported, used, latest, size, tree_size, unpacked, source,
      *verification) = row  # fmt: skip
     try:
-        pairs = msgspec.json.decode(labels, type=tuple[tuple[str, str], ...])
-    except msgspec.MsgspecError as err:
+        pairs = codec.decode(labels.encode(), tuple[tuple[str, str], ...], "labels")
+    except (SchemaError, UnicodeEncodeError) as err:
         raise StoreError(f'image "{key}": its row in the database is damaged') from err
     return ImageRecord(
         key, digest, name, pairs, imported, used, bool(latest), size, tree_size, bool(unpacked),
