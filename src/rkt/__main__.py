@@ -2,6 +2,6 @@ from __future__ import annotations
 
 import sys
 
-from rkt.cli.main import main
+from rkt.cli.main import leave, main
 
-sys.exit(main(sys.argv[1:]))
+leave(main(sys.argv[1:]))

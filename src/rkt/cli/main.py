@@ -11,6 +11,7 @@ from rkt.cli.table import COMMANDS
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import NoReturn
 
     from rkt.cli.flags import Command
 
@@ -42,6 +43,16 @@ def main(argv: Sequence[str], *, lib_dir: str = const.LIB_DIR) -> int:
         log.info(f"internal error: {type(err).__name__}: {errors.describe(err)}")
         _trace(err) if log.is_debug() else log.plain("hint: run the command again with --debug")
     return errors.EXIT_FAILURE
+
+
+def leave(status: int) -> NoReturn:
+    """End the process without the interpreter's unwinding, which takes as long as its start."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:
+        status = errors.EXIT_FAILURE
+    os._exit(status)  # noqa: TID251 - nothing is left to unwind
 
 
 def _have_streams() -> None:

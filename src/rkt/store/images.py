@@ -125,6 +125,7 @@ class Store:
         self.path = f"{data_dir}/cas"
         self._db = Database(f"{self.path}/db/db.sqlite")
         self._pinned: dict[str, frozenset[str]] = {}
+        self._manifests: dict[str, tuple[bytes, ImageManifest]] = {}
 
     def close(self) -> None:
         """Close the database; a later use opens it again."""
@@ -198,9 +199,14 @@ class Store:
 
     def manifest(self, key: str) -> ImageManifest:
         """Give an image's manifest."""
-        from rkt.schema.image import decode_image_manifest
+        data = self.manifest_bytes(key)
+        known = self._manifests.get(key)
+        if known is None or known[0] != data:
+            from rkt.schema.image import decode_image_manifest
 
-        return decode_image_manifest(self.manifest_bytes(key), f'manifest of image "{key}"')
+            known = data, decode_image_manifest(data, f'manifest of image "{key}"')
+            self._manifests[key] = known
+        return known[1]
 
     def signature(self, key: str) -> bytes | None:
         """Give the detached signature that came with an image."""
