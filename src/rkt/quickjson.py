@@ -65,7 +65,8 @@ def scan(text: str, scanner: Scanner = _floats) -> Any:
     text = text.strip(_SPACE)
     try:
         value, end = scanner(text, 0)
-    except StopIteration:
+    except (StopIteration, SystemError):
+        # CPython 3.11 fails to find the error's class while the package is not loaded.
         raise ValueError(text) from None
     if end != len(text):
         raise ValueError(text)

@@ -60,8 +60,13 @@ def said(result: Result) -> list[str]:
     ]
 
 
+REMOVAL_FAILED = ["rkt: 1 image(s) cannot be removed", "rkt: error(s) found while removing images"]
+
+
 def refused(result: Result) -> None:
     lines = said(result)
+    if lines[1:] == REMOVAL_FAILED:  # `image rm` sums up whatever happened to each image
+        del lines[1:]
     assert (result.status, len(lines)) == (254, 1), result
     assert NO_ROOM.match(lines[0]), result.stderr
     assert lines[0].count("No space left") == 1, lines
@@ -92,7 +97,10 @@ def test_images(rkt: RktContext, disk: SmallDisk, archive: str, kind: str) -> No
     ]
     for words in commands:
         take(disk, kind)
-        refused(rkt.rkt(*words, status=None))
+        result = rkt.rkt(*words, status=None)
+        # There is nothing to collect: that can be told where the database has room left in its log.
+        if words != ("image", "gc") or result.status != 0:
+            refused(result)
         assert staged(disk) == [], words
     disk.free()
     assert not os.path.exists(f"{disk.path}/x.aci")

@@ -67,6 +67,16 @@ def test_odd_values_are_written_and_refused_alike() -> None:
         assert outcome(quickjson.dumps, value) == outcome(json.dumps, value)
 
 
+@pytest.mark.parametrize("data", ["", "{", '{"a"', "[1,", '"\\x"', '"a', "nul", "1 2"])
+def test_what_is_broken_is_refused_while_the_package_is_not_loaded(data: str) -> None:
+    code = "import sys; from rkt import quickjson as q\nassert 'json' not in sys.modules\n"
+    code += f"try: q.scan({data!r})\nexcept ValueError: pass\nelse: print('taken')\n"
+    code += f"try: q.loads({data!r})\nexcept ValueError: print('refused')"
+    argv = [sys.executable, "-S", "-c", f"import sys; sys.path[:] = {sys.path!r}\n{code}"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert done.stdout == "refused\n"
+
+
 def test_what_is_plain_loads_no_package() -> None:
     code = "import sys; from rkt import quickjson as q\n"
     code += "q.loads(q.dumps({'a': [1, 2.5, None, True, 'e']})); print('json' in sys.modules)"

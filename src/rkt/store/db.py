@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 BUSY_SECONDS = 60
 _NOBODY = 65534
+_LOG_PAGES = 64
 _ROOM = 128 << 10  # what SQLite needs beside the database: its shared memory and a short log
 
 _VERSION_1 = """
@@ -160,6 +161,8 @@ class Database:
             db = _connect(self.path)
             try:
                 db.execute("PRAGMA trusted_schema=OFF")
+                # Whoever comes first reads the whole log, which commands leave as it is.
+                db.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
                 self._migrate(db)
             except BaseException:
                 db.close()

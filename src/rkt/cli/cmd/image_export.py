@@ -6,7 +6,7 @@ import os
 
 from rkt.cli.flags import Command, Flag
 from rkt.cli.images import stored
-from rkt.errors import RktError, UsageError
+from rkt.errors import KernelError, RktError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,8 +42,10 @@ def run(context: Context, args: Parsed) -> int:
             os.fsync(file.fileno())
         context.store().touch(key)
         os.rename(temporary, target)
-    except BaseException:
+    except BaseException as err:
         if os.path.exists(temporary):
             os.unlink(temporary)
+        if isinstance(err, OSError):
+            raise KernelError("cannot write image", err, target) from err
         raise
     return 0
