@@ -47,7 +47,8 @@ class Resource:
 
     `status` answers so instead of 200, `cut` ends the body after so many bytes, `stall` stops
     sending there and waits, `redirect` sends elsewhere, `authorization` is the header it wants to
-    see, else it answers with `challenge`, `ranges` allows to continue, `etag` is sent and honoured.
+    see, else it answers with `challenge`, `ranges` allows to continue, whatever has changed without
+    `if_range`, `etag` is sent and honoured.
     `faults` is how many requests meet the fault (None: all of them).
     """
 
@@ -61,6 +62,7 @@ class Resource:
         self.authorization = ""
         self.challenge = "Basic"
         self.ranges = False
+        self.if_range = True
         self.etag = ""
         self.headers: dict[str, str] = {}
         self.has_length = True
@@ -230,7 +232,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if found.ranges:
             headers["Accept-Ranges"] = "bytes"
             wanted = self.headers.get("Range", "").removeprefix("bytes=").removesuffix("-")
-            if wanted.isdigit() and self.headers.get("If-Range", found.etag) == found.etag:
+            condition = self.headers.get("If-Range") if found.if_range else None
+            same = condition in (None, headers.get("ETag"), headers.get("Last-Modified"))
+            if wanted.isdigit() and same:
                 start, status = int(wanted), 206
                 total = len(found.body)
                 headers["Content-Range"] = f"bytes {start}-{total - 1}/{total}"

@@ -257,6 +257,9 @@ def test_download_that_is_too_large(origin: Origin, tmp_path: pathlib.Path) -> N
     assert left(tmp_path) == []
 
 
+DATES = ("Wed, 21 Oct 2015 07:28:00 GMT", "Thu, 22 Oct 2015 07:28:00 GMT")
+
+
 def resumable(origin: Origin, *, cut: int, faults: int | None) -> None:
     """Publish the file on a server that can continue."""
     resource = origin.put("example.com/file", BODY)
@@ -286,14 +289,30 @@ def test_download_is_continued_by_a_later_run(origin: Origin, tmp_path: pathlib.
     assert left(tmp_path) == []
 
 
+def test_download_is_continued_by_its_date(origin: Origin, tmp_path: pathlib.Path) -> None:
+    resumable(origin, cut=100_000, faults=1)
+    resource = origin.resources["example.com/file"]
+    resource.etag, resource.headers = "", {"ETag": 'W/"one"', "Last-Modified": DATES[0]}
+    assert get(tmp_path) == BODY
+    assert origin.requests[1].headers["If-Range"] == DATES[0]
+    assert origin.requests[1].headers["Range"] == "bytes=100000-"
+
+
+@pytest.mark.parametrize("if_range", [True, False])
+@pytest.mark.parametrize("by", ["etag", "date"])
 def test_changed_file_is_not_continued(
-    origin: Origin, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    resumable(origin, cut=100_000, faults=None)
-    with pytest.raises(FetchError, match="cut short"):
-        get(tmp_path)
-    resource = origin.put("example.com/file", BODY[::-1])
-    resource.ranges, resource.etag = True, '"two"'
+    origin: Origin, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], by: str,
+    if_range: bool,
+) -> None:  # fmt: skip
+    for cut, body, version in ((100_000, BODY, 0), (None, BODY[::-1], 1)):
+        resource = origin.put("example.com/file", body)
+        resource.ranges, resource.if_range, resource.cut = True, if_range, cut
+        if by == "etag":
+            resource.etag = f'"{version}"'
+        resource.headers = {"Last-Modified": DATES[version]}
+        if cut is not None:
+            with pytest.raises(FetchError, match="cut short"):
+                get(tmp_path)
     assert get(tmp_path) == BODY[::-1]
     text = "rkt: cannot use cached partial download, resource updated.\n"
     assert text in capsys.readouterr().err

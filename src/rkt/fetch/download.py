@@ -138,16 +138,26 @@ def _attempt(client: Opener, part: _Partial, sink: Sink, limit: int) -> Download
     have = part.size
     asked = {"Range": f"bytes={have}-", "If-Range": part.validator} if have else {}
     with client.open(part.url, asked) as reply:
-        if not (have and reply.status == 416):
+        if not (have and _is_other(part, reply)):
             total = _begin(part, reply, sink)
             _receive(part, reply, sink, limit, total)
             etag, age = reply.headers.get("ETag", ""), max_age(reply)
             return Download(f"/proc/self/fd/{part.fd}", etag, age)
-    # 416: there is nothing after what we have, so the file has shrunk.  Begin again.
     log.info(_UPDATED)
     part.reset()
     sink.restart()
     return _attempt(client, part, sink, limit)
+
+
+def _is_other(part: _Partial, reply: Reply) -> bool:
+    """Say whether what the server would continue is not what was begun."""
+    if reply.status == 416:
+        return True  # there is nothing after what we have: the file has shrunk
+    if reply.status != 206:
+        return False
+    # A server need not know If-Range; a 206 has the validators that a 200 would have (RFC 9110).
+    name = "ETag" if part.validator.startswith('"') else "Last-Modified"
+    return reply.headers.get(name, part.validator) != part.validator
 
 
 def _begin(part: _Partial, reply: Reply, sink: Sink) -> int | None:
