@@ -122,6 +122,15 @@ def test_nobody_listens() -> None:
         client().read("https://localhost:1/x", limit=LIMIT)
 
 
+@pytest.mark.usefixtures("origin")
+def test_proxy_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:secret@localhost:1")
+    text = f'"{URL}": through the proxy "http://localhost:1": connection refused'
+    assert failure(URL) == text
+    monkeypatch.setenv("HTTPS_PROXY", "socks5://localhost:1")
+    assert "unsupported scheme socks5" in failure(URL)
+
+
 @pytest.mark.parametrize("url", ["ftp://example.com/x", "https:///x", "example.com"])
 def test_not_a_url(url: str) -> None:
     assert failure(url).endswith("not an http or https URL")

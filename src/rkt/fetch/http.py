@@ -36,7 +36,14 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 
 
 class Unreachable(FetchError):
-    """No HTTP answer at all: name, connection or TLS failed; other paths of the host will too."""
+    """No HTTP answer at all: name, connection or TLS failed; other paths of the host will too.
+
+    `is_found` says whether there is such a host and no proxy is at fault.
+    """
+
+    def __init__(self, message: str, *, is_found: bool = True) -> None:
+        super().__init__(message)
+        self.is_found = is_found
 
 
 def split(url: str) -> SplitResult:
@@ -231,20 +238,32 @@ class Client:
                 timeout=Timeout(connect=CONNECT_TIMEOUT, read=self._stall),
             )  # fmt: skip
         except (failures.HTTPError, OSError, ValueError) as err:
-            raise Unreachable(f'"{shown(url)}": {_reason(err, self._stall)}') from None
+            causes = _causes(err)
+            where = f'"{shown(url)}": '
+            lost = any(isinstance(one, failures.NameResolutionError) for one in causes)
+            if any(isinstance(one, failures.ProxyError) for one in causes):
+                lost = True
+                where += f'through the proxy "{shown(self._proxy(url))}": '
+            raise Unreachable(where + _reason(err, self._stall), is_found=not lost) from None
 
-    def _pool(self, url: str) -> PoolManager:
-        """Give the connection pool for a URL: direct, or through the proxy of the environment."""
+    def _proxy(self, url: str) -> str:
+        """Give the proxy of the environment for a URL, with its credentials; empty if none."""
         from urllib.request import getproxies, proxy_bypass
-
-        from urllib3 import PoolManager, ProxyManager
-        from urllib3.util import make_headers
 
         parts = urlsplit(url)
         proxies = getproxies()
         proxy = proxies.get(parts.scheme) or proxies.get("all", "")
-        if proxy and proxy_bypass(parts.netloc.rpartition("@")[2]):
-            proxy = ""
+        if not proxy or proxy_bypass(parts.netloc.rpartition("@")[2]):
+            return ""
+        return proxy if "://" in proxy else f"http://{proxy}"
+
+    def _pool(self, url: str) -> PoolManager:
+        """Give the connection pool for a URL: direct, or through the proxy of the environment."""
+        from urllib3 import PoolManager, ProxyManager
+        from urllib3.util import make_headers
+
+        parts = urlsplit(url)
+        proxy = self._proxy(url)
         if parts.scheme == "https" and self._insecure.tls and not self._warned:
             self._warned = True
             log.warning("TLS verification has been disabled")
@@ -253,7 +272,7 @@ class Client:
             if not proxy:
                 self._pools[proxy] = PoolManager(ssl_context=context)
             else:
-                address = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+                address = urlsplit(proxy)
                 headers = None
                 if address.username is not None:
                     secret = f"{address.username}:{address.password or ''}"

@@ -92,7 +92,9 @@ class Registry:
                     continue
                 hint = "allow plain http with --insecure-options=http"
                 is_tls = url.startswith("https:")
-                raise FetchError(err.message, hint=hint if is_tls else None) from err
+                raise FetchError(
+                    err.message, hint=hint if is_tls and err.is_found else None
+                ) from err
 
     def open(self, url: str, headers: Mapping[str, str] | None = None) -> Reply:
         """Send a GET to the registry, with what authentication it asks for."""
