@@ -6,7 +6,7 @@ import os
 import sys
 
 from rkt import const, errors, log
-from rkt.cli.table import COMMANDS
+from rkt.cli.table import ALIASES, COMMANDS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -118,11 +118,15 @@ def _dispatch(argv: list[str], lib_dir: str) -> int:
     from rkt.cli.flags import parse
 
     parsed = parse(command, [*before, *after], GLOBAL_FLAGS)
-    context = Context(parsed, os.environ, lib_dir=lib_dir)
-    log.configure(debug=context.debug)
-    if entry.root and os.geteuid() != 0:
-        raise errors.RktError("cannot run as unprivileged user")
-    status: int = module.run(context, parsed)
+    try:
+        context = Context(parsed, os.environ, lib_dir=lib_dir)
+        log.configure(debug=context.debug)
+        if entry.root and os.geteuid() != 0:
+            raise errors.RktError("cannot run as unprivileged user")
+        status: int = module.run(context, parsed)
+    except errors.UsageError as err:
+        err.command = err.command or name  # a flag whose value was looked at only now
+        raise
     sys.stdout.flush()
     return status
 
@@ -147,8 +151,13 @@ def _split(argv: list[str]) -> tuple[list[str], str | None, list[str]]:
         return before, name, rest[1:]
     if len(rest) == 1 or rest[1].startswith("-"):
         return before, "help", [name]
-    children = [key.split()[1] for key in COMMANDS if key.startswith(name + " ")]
-    return before, f"{name} {_resolve(rest[1], children, parent=name)}", rest[2:]
+    return before, _child(name, rest[1]), rest[2:]
+
+
+def _child(family: str, word: str) -> str:
+    names = [key.split()[1] for key in (*COMMANDS, *ALIASES) if key.startswith(f"{family} ")]
+    name = f"{family} {_resolve(word, names, parent=family)}"
+    return ALIASES.get(name, name)
 
 
 def _resolve(word: str, names: list[str], *, parent: str = "") -> str:
@@ -200,8 +209,7 @@ def _help(name: str, after: list[str]) -> int:
     if name == "help":
         tops = list({key.split()[0]: None for key in COMMANDS})
         name = _resolve(words[0], tops)
-        children = [key.split()[1] for key in COMMANDS if key.startswith(name + " ")]
         if name not in COMMANDS and len(words) > 1:
-            name = f"{name} {_resolve(words[1], children, parent=name)}"
+            name = _child(name, words[1])
     sys.stdout.write(helptext.of_command(name))
     return 0

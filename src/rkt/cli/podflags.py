@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from rkt.cli import lifeflags
+from rkt.cli import lifeflags, pullflags
 from rkt.cli.flags import FALSE, TRUE, Flag, invalid
 from rkt.cli.nameflags import NAME_FLAGS, hostname
 from rkt.cli.nameflags import read as name_service
@@ -28,15 +28,6 @@ STAGE1_KINDS = {
     "hash": "hash of a stored image to use as stage1",
     "from-dir": "file name of an installed image to use as stage1",
 }
-
-IMAGE_FLAGS = (
-    Flag("pull-policy", 'when to fetch an image: "never", "new" or "update"', default="new"),
-    Flag("store-only", "use only available images in the store", kind="bool",
-         use="--pull-policy=never"),
-    Flag("no-store", "fetch images ignoring the local store", kind="bool",
-         use="--pull-policy=update"),
-    Flag("local", "use only images in the local store", kind="bool", use="--pull-policy=never"),
-)  # fmt: skip
 
 APP_FLAGS = (
     Flag("annotation", "set the app's annotations (example: '--annotation=foo=bar')", app=True),
@@ -77,7 +68,7 @@ STAGE1_FLAGS = tuple(Flag(f"stage1-{kind}", text) for kind, text in STAGE1_KINDS
 _STAGE1_NAMES = frozenset(flag.name for flag in STAGE1_FLAGS)
 
 PREPARE_FLAGS = (
-    *IMAGE_FLAGS,
+    *pullflags.flags("new"),
     *APP_FLAGS,
     *lifeflags.HEALTH_FLAGS,
     *lifeflags.LIFE_FLAGS,
@@ -113,26 +104,14 @@ START_FLAGS = (
 )  # fmt: skip
 
 
-def pull_policy(args: Parsed) -> str:
-    """Give the pull policy, in its own or one of the deprecated spellings."""
-    never = args.flag("store-only") or args.flag("local")
-    update = args.flag("no-store")
-    if never and update:
-        raise RktError("both --store-only and --no-store specified")
-    if never:
-        return "never"
-    policy = "update" if update else args.string("pull-policy")
-    if policy not in ("never", "new", "update"):
-        raise invalid("pull-policy", policy, 'must be "never", "new" or "update"')
-    return policy
-
-
 def pod_request(context: Context, args: Parsed) -> PodRequest:
     """Read the flags of a pod to prepare; raises UsageError or RktError on what contradicts."""
     manifest = args.string("pod-manifest")
     conflicting = ("volume", "mount", "port", "inherit-env", "set-env", "set-env-file")
     if manifest and (
-        args.apps or pull_policy(args) != "new" or any(args.given(name) for name in conflicting)
+        args.apps
+        or pullflags.policy(args) != "new"
+        or any(args.given(name) for name in conflicting)
     ):
         raise RktError("conflicting flags set with --pod-manifest (see --help)")
     if not manifest and not args.apps:
@@ -211,7 +190,7 @@ def preparer(context: Context, args: Parsed, policy: str | None = None) -> Prepa
     from rkt.stage0.stage1image import Places
 
     return Preparer(
-        context.store(), context.finder(policy or pull_policy(args)),
+        context.store(), context.finder(policy or pullflags.policy(args)),
         data_dir=context.data_dir,
         places=Places(context.stage1_images, context.program_dir),
         stage1=_stage1(context, args),

@@ -62,3 +62,5 @@ COMMANDS: dict[str, Entry] = {
     "trust": Entry("trust", "Trust a key for image verification"),
     "version": Entry("version", "Print the version and exit"),
 }  # fmt: skip
+ALIASES = {"image fetch": "fetch"}
+"""Names that work and that no help shows."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rkt.cli import output
-from rkt.cli.flags import Command, Flag, invalid
+from rkt.cli import output, pullflags
+from rkt.cli.flags import Command, Flag
 from rkt.errors import UsageError
 
 TYPE_CHECKING = False
@@ -23,14 +23,9 @@ An IMAGE is a name (found by meta discovery), a URL, a file or the ID of a store
 whose signer nobody trusts is stored unverified and will not be run.""",
     flags=(
         Flag("full", "print the full image hash after fetching", kind="bool"),
-        Flag("no-store", "fetch images, ignoring the local store", kind="bool", hidden=True,
-             use="--pull-policy=update"),
-        Flag("pull-policy", 'when to pull an image: "never", "new" or "update"',
-             default="update"),
         Flag("signature", "local signature file or URL to use in validating the preceding image",
              app=True),
-        Flag("store-only", "use only available images in the store", kind="bool", hidden=True,
-             use="--pull-policy=never"),
+        *pullflags.flags("update"),
     ),
     images=True,
     app_args=False,
@@ -41,19 +36,8 @@ def run(context: Context, args: Parsed) -> int:
     """Fetch the images in the order given; stop at the first failure."""
     if not args.apps:
         raise UsageError("must provide at least one image", command=COMMAND.name)
-    finder = context.finder(_policy(args))
+    finder = context.finder(pullflags.policy(args))
     for app in args.apps:
         record = finder.find(app.image, signature=app.last("signature"))
         output.line(record.key if args.flag("full") else record.key[:_SHORT_ID])
     return 0
-
-
-def _policy(args: Parsed) -> str:
-    if args.flag("store-only") and args.flag("no-store"):
-        raise UsageError("both --store-only and --no-store specified", command=COMMAND.name)
-    if args.flag("store-only"):
-        return "never"
-    policy = "update" if args.flag("no-store") else args.string("pull-policy")
-    if policy not in ("never", "new", "update"):
-        raise invalid("pull-policy", policy, 'must be "never", "new" or "update"')
-    return policy
