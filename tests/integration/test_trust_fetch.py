@@ -551,7 +551,7 @@ def test_corrupt_signatures(
     for body in (b"", b"<html>", origin.resources[SIGNATURE].body[:60]):
         origin.resources[SIGNATURE].body = body
         text = refused(rkt, "fetch", NAME)
-        assert "rkt: no valid signatures found in signature file" in text
+        assert "is refused: no valid signatures found in signature file" in text
         assert_nothing(rkt)
     origin.resources[SIGNATURE].body = bytes(2 << 20)
     assert "larger than the 262144 bytes allowed" in refused(rkt, "fetch", NAME)
@@ -590,6 +590,8 @@ def test_bad_status(rkt: RktContext, origin: Origin, what: str, status: int) -> 
     origin.resources[what].status = status
     text = refused(rkt, "fetch", NAME)
     assert f"bad HTTP status code: {status}" in text
+    is_unsigned = what == SIGNATURE and status == 404
+    assert ("hint: an image without a signature" in text) == is_unsigned
     assert_nothing(rkt)
 
 
@@ -675,7 +677,7 @@ def test_hostile_name_of_an_image_is_harmless_on_the_terminal(
     [
         ("docker://busybox", "signature verification for docker images is not supported"),
         ("https://example.com/app", "invalid image string"),
-        ("/none.aci", 'error opening signature file "/none.aci.asc": No such file or directory'),
+        ("/none.aci", 'error opening ACI file "/none.aci": No such file or directory'),
         ("Example.com/App", 'invalid image string "Example.com/App": ACIdentifier must contain'),
         ("example.com/app:1:2", "malformed app string - colon may appear at most once"),
         ("sha512-a", "image ID too short"),
@@ -683,7 +685,29 @@ def test_hostile_name_of_an_image_is_harmless_on_the_terminal(
 )
 def test_bad_addresses(rkt: RktContext, address: str, text: str) -> None:
     assert text in refused(rkt, "fetch", address)
-    assert "unable to fetch image" in refused(rkt, "fetch", "--store-only", "example.com/app")
+    for flag in ("--store-only", "--local", "--pull-policy=never"):
+        assert "unable to fetch image" in refused(rkt, "fetch", flag, "example.com/app")
+    for flag in ("--store-only", "--local"):
+        text = refused(rkt, "fetch", flag, "--no-store", "example.com/app")
+        assert text.endswith("rkt: both --store-only and --no-store specified\n")
+
+
+@pytest.mark.usefixtures("trusted")
+def test_another_name_of_fetch(rkt: RktContext) -> None:
+    done = rkt.rkt("image", "fetch", NAME)
+    assert done.stdout.startswith("sha512-")
+    assert "rkt: signature verified:\n" in done.stderr
+    listed = rkt.rkt("help", "image").stdout
+    assert "fetch" not in listed
+    assert rkt.rkt("help", "image", "fetch").stdout == rkt.rkt("help", "fetch").stdout
+
+
+@pytest.mark.usefixtures("trusted")
+def test_no_hint_to_go_without_a_check_where_the_way_is_barred(rkt: RktContext) -> None:
+    for name, value in (("SSL_CERT_FILE", "/dev/null"), ("HTTPS_PROXY", "http://localhost:1")):
+        done = rkt.rkt("fetch", f"https://{IMAGE}", env={name: value}, status=254)
+        assert "rkt: error downloading the signature file: " in done.stderr
+        assert "hint:" not in done.stderr
 
 
 # --- dependencies --------------------------------------------------------------------------------

@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from rkt.store.images import ImageRecord, Store
 
 _COPY = 1 << 20
+_MISSING = (403, 404, 410)
+"""What servers answer for a file that was never there; S3 says 403."""
+_NO_SIGNATURE = "an image without a signature needs --insecure-options=image"
 
 
 class _Wanted(Struct):
@@ -109,23 +112,18 @@ class Fetcher:
         """Take an archive from a file; its signature is beside it."""
         log.debug(f"using image from file {one_line(path)}")
         wanted = _Wanted(os.path.abspath(path))
-        data: bytes | None = None
-        keys: list[TrustedKey] = []
-        if self._insecure.image:
-            _warn_skipped()
-        else:
+        with ExitStack() as stack:
+            stable = self._stable(path, stack)
+            if self._insecure.image:
+                _warn_skipped()
+                return self._ingest(stable, wanted, None, None)
             data = self._signature(signature or path.removesuffix(".aci") + ".aci.asc")
             if data is None:
                 raise FetchError(
                     "the server wants the signature asked for later, which never comes"
                 )
-            keys = self._keys(wanted, data)
-        with ExitStack() as stack:
-            stable = self._stable(path, stack)
-            signer = None
-            if data is not None:
-                with _refusing(path):
-                    signer = self._verify(keys, data, stable)
+            with _refusing(path):
+                signer = self._verify(self._keys(wanted, data), data, stable)
             return self._ingest(stable, wanted, data, signer)
 
     def verify_stored(self, record: ImageRecord) -> Signer:
@@ -175,7 +173,8 @@ class Fetcher:
         if not self._insecure.image:
             signature = self._signature(location)
             if signature is not None:
-                keys = self._keys(wanted, signature)
+                with _refusing(wanted.source):
+                    keys = self._keys(wanted, signature)
         is_deferred = signature is None and not self._insecure.image
         with _Stream(keys, signature) as check, download(
             self._client, wanted.source, directory,
@@ -248,7 +247,6 @@ class Fetcher:
 
     def _signature(self, location: str) -> bytes | None:
         """Read a detached signature from a file or URL; None if the server asks to come later."""
-        hint = "an image without a signature needs --insecure-options=image"
         if not location.startswith(("https://", "http://")):
             path = location.removeprefix("file://")
             try:
@@ -256,7 +254,8 @@ class Fetcher:
                     return file.read(MAX_SIGNATURE + 1)
             except OSError as err:
                 raise FetchError(
-                    f'error opening signature file "{one_line(path)}": {err.strerror}', hint=hint
+                    f'error opening signature file "{one_line(path)}": {err.strerror}',
+                    hint=_NO_SIGNATURE if isinstance(err, FileNotFoundError) else None,
                 ) from err
         log.plain(f"Downloading signature from {one_line(shown(location))}")
         try:
@@ -268,7 +267,11 @@ class Fetcher:
                     raise HTTPStatusError(reply.status, shown(location))
                 return b"".join(reply.chunks(limit=MAX_SIGNATURE, deadline=60))
         except FetchError as err:
-            raise FetchError("error downloading the signature file", hint=hint) from err
+            is_missing = isinstance(err, HTTPStatusError) and err.status in _MISSING
+            raise FetchError(
+                "error downloading the signature file",
+                hint=_NO_SIGNATURE if is_missing else err.hint,
+            ) from err
 
     def _keys(self, wanted: _Wanted, signature: bytes) -> list[TrustedKey]:
         """Give the keys that may verify a signature, offering discovered ones if none does."""
