@@ -159,8 +159,11 @@ def test_rm_as_in_the_guide(rkt: RktContext) -> None:
     assert trees(rkt) == [b.key]
     result = rkt.rkt("image", "rm", "sha512-00", "example.com/a", b.key[:20], "example.com/none")
     assert result.stdout == f'successfully removed aci for image: "{b.key}"\n'
-    assert "rkt: no image IDs found\n" in result.stderr
-    assert 'name: "example.com/none"' in result.stderr
+    assert 'rkt: cannot resolve image ID "sha512-00": no image IDs found\n' in result.stderr
+    assert (
+        'rkt: cannot find image "example.com/none": cannot find aci satisfying name: '
+        '"example.com/none" and labels: os="linux", arch="amd64" in the local store\n'
+    ) in result.stderr
     assert (keys(rkt), trees(rkt)) == ([], [])
     assert "must provide at least one image ID" in refused(rkt, "image", "rm")
 
@@ -264,6 +267,12 @@ def test_export(rkt: RktContext) -> None:
     rkt.rkt("image", "export", "--overwrite", BASE, out)
     text = refused(rkt, "image", "export", BASE, f"{rkt.files}/out.tar")
     assert "extension must be .aci (given .tar)" in text
+    text = refused(rkt, "image", "export", BASE, f"{rkt.files}/nowhere/out.aci")
+    assert text == f'rkt: "{rkt.files}/nowhere/out.aci": No such file or directory\n'
+    os.symlink("/nowhere", f"{rkt.files}/link.aci")
+    text = refused(rkt, "image", "export", BASE, f"{rkt.files}/link.aci")
+    assert text == "rkt: output ACI file exists (try --overwrite)\n"
+    assert os.readlink(f"{rkt.files}/link.aci") == "/nowhere"
 
 
 @pytest.mark.parametrize("verb", ["extract", "render"])
@@ -301,8 +310,11 @@ def test_output_that_must_not_be_overwritten(rkt: RktContext, verb: str) -> None
     for path in (rkt.data, os.path.dirname(rkt.data)):
         text = refused(rkt, "image", verb, "--overwrite", BASE, path)
         assert text == "rkt: this would delete rkt's data directory. Refusing.\n"
+    for path in ("cas", "cas/tree/x", "pods/run"):
+        text = refused(rkt, "image", verb, "--overwrite", BASE, f"{rkt.data}/{path}")
+        assert text == "rkt: this would damage rkt's data directory. Refusing.\n"
     text = refused(rkt, "image", verb, "--overwrite", BASE, "/proc/nowhere/x")
-    assert text.startswith('rkt: cannot write "/proc/nowhere/x.')
+    assert text == 'rkt: cannot write "/proc/nowhere/x": No such file or directory\n'
     assert "cannot find aci satisfying name" in refused(rkt, "image", verb, TOP, f"{rkt.files}/o")
     assert not os.path.exists(f"{rkt.files}/o")
     rkt.rkt("image", "verify", "--all")
@@ -480,6 +492,13 @@ def test_build_fetch_and_build_again(rkt: RktContext) -> None:
     text = refused(rkt, "image", "build", layout, f"{rkt.files}/x.aci")
     assert text == 'rkt: unrecognized file path in layout: "README"\n'
     assert not os.path.exists(f"{rkt.files}/x.aci")
+    for inside in (f"{layout}/x.aci", f"{layout}/rootfs/x.aci"):
+        text = refused(rkt, "image", "build", layout, inside)
+        assert text == f'rkt: "{inside}" is inside "{layout}", of which the image is made\n'
+    os.unlink(f"{layout}/README")
+    text = refused(rkt, "image", "build", layout, f"{rkt.files}/nowhere/x.aci")
+    text = text.removeprefix("rkt: cannot build image ")
+    assert text == f'"{rkt.files}/nowhere/x.aci": No such file or directory\n'
 
 
 # --- one copy on disk -------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from rkt.errors import RktError, UsageError
+from rkt.errors import FetchError, NotFound, RktError, UsageError, one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from rkt.cli.flags import Parsed
     from rkt.store.images import ImageRecord
 
+_OWN = ("cas", "pods")
+"""What rkt keeps in its data directory."""
 IMAGE = "IMAGE is an image ID, a unique beginning of one, or an image name."
 
 
@@ -23,8 +25,13 @@ def given_image(context: Context, args: Parsed, command: str) -> ImageRecord:
 
 
 def stored(context: Context, word: str) -> ImageRecord:
-    """Find an image in the store, by ID or name; never anywhere else."""
-    return context.finder("never").find(word, dependencies=False)
+    """Find an image in the store, by ID, name or where it came from."""
+    try:
+        return context.finder("never").find(word, dependencies=False)
+    except FetchError as err:
+        if isinstance(err.__cause__, NotFound):
+            raise NotFound(f'cannot find image "{one_line(word)}"') from err
+        raise
 
 
 def check_output(context: Context, path: str, *, overwrite: bool) -> str:
@@ -32,8 +39,10 @@ def check_output(context: Context, path: str, *, overwrite: bool) -> str:
     target = os.path.realpath(path)
     if target == "/":
         raise RktError("this would delete your root filesystem. Refusing.")
-    if (context.data_dir + "/").startswith(target + "/"):
+    if f"{context.data_dir}/".startswith(f"{target}/"):
         raise RktError("this would delete rkt's data directory. Refusing.")
+    if any(f"{target}/".startswith(f"{context.data_dir}/{name}/") for name in _OWN):
+        raise RktError("this would damage rkt's data directory. Refusing.")
     if os.path.lexists(target):
         if not overwrite:
             raise RktError("output directory exists (try --overwrite)")

@@ -7,7 +7,15 @@ rkt.fetch.fetcher, loaded when it is needed.
 from __future__ import annotations
 
 from rkt import log
-from rkt.errors import FetchError, NotFound, SchemaError, UntrustedError, VerifyError, one_line
+from rkt.errors import (
+    AmbiguousName,
+    FetchError,
+    NotFound,
+    SchemaError,
+    UntrustedError,
+    VerifyError,
+    one_line,
+)
 from rkt.fetch.address import (
     DOCKER,
     FILE,
@@ -62,7 +70,7 @@ class Finder:
         """
         found = classify(address)
         if found.kind == HASH:
-            return self._store.get(self._store.resolve(found.text))
+            return self._by_id(found.text)
         if found.kind == DOCKER or found.kind in LOCAL:
             return self._by_conversion(found, address)
         if found.kind == FILE:
@@ -130,6 +138,12 @@ class Finder:
 
         keys = [str(item.key) for item in dependency_order(self._store, record.key)]
         return list(dict.fromkeys((record.key, *keys)))
+
+    def _by_id(self, prefix: str) -> ImageRecord:
+        try:
+            return self._store.get(self._store.resolve(prefix))
+        except (NotFound, AmbiguousName) as err:
+            raise type(err)(f'cannot resolve image ID "{prefix}"') from err
 
     def _by_url(self, url: str, signature: str | None) -> ImageRecord:
         if self._options.pull_policy != NEVER:

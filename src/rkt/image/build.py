@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rkt.errors import ArchiveError, KernelError
 from rkt.linux import tree
+from rkt.linux.newfile import new_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -145,35 +146,32 @@ def build_aci(
     """
     if compression not in COMPRESSIONS:
         raise ArchiveError(f'unknown compression "{compression}"')
+    if _is_below(out_path, layout_dir):
+        raise ArchiveError(f'"{out_path}" is inside "{layout_dir}", of which the image is made')
     manifest = _check_layout(layout_dir)
     if not overwrite and os.path.lexists(out_path):
         raise ArchiveError(f'"{out_path}" exists')
-    temporary = f"{out_path}.{os.getpid()}.tmp"
     try:
-        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
-            with os.fdopen(fd, "wb") as file:
-                with _compressor(file, compression) as out:
-                    writer = TarWriter(out)
-                    _write_tree(writer, layout_dir, source_date)
-                    when = 0 if source_date is None else source_date
-                    if source_date is None:
-                        when = int(os.stat(f"{layout_dir}/manifest").st_mtime)
-                    writer.add(
-                        "manifest", type_flag=b"0", mode=0o644, size=len(manifest),
-                        mtime=when * 1_000_000_000,
-                    )  # fmt: skip
-                    writer.data(manifest)
-                    writer.pad()
-                    writer.finish()
-                file.flush()
-                os.fsync(file.fileno())
-            os.rename(temporary, out_path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        with new_file(out_path) as file, _compressor(file, compression) as out:
+            writer = TarWriter(out)
+            _write_tree(writer, layout_dir, source_date)
+            when = 0 if source_date is None else source_date
+            if source_date is None:
+                when = int(os.stat(f"{layout_dir}/manifest").st_mtime)
+            writer.add(
+                "manifest", type_flag=b"0", mode=0o644, size=len(manifest),
+                mtime=when * 1_000_000_000,
+            )  # fmt: skip
+            writer.data(manifest)
+            writer.pad()
+            writer.finish()
     except OSError as err:
         raise KernelError("cannot build image", err, err.filename or out_path) from err
+
+
+def _is_below(path: str, directory: str) -> bool:
+    top = os.path.realpath(directory)
+    return os.path.commonpath((os.path.realpath(path), top)) == top
 
 
 def _check_layout(layout_dir: str) -> bytes:

@@ -27,7 +27,7 @@ def extract(store: Store, record: ImageRecord, target: str, *, rootfs_only: bool
             os.rename(source, f"{staging}/done")
         _put(f"{staging}/done", target)
     except OSError as err:
-        raise KernelError("cannot write", err, err.filename or target) from err
+        raise _failure(err, staging, target) from err
     finally:
         tree.remove(staging)
 
@@ -44,7 +44,7 @@ def write_rendered(store: Store, record: ImageRecord, target: str, *, rootfs_onl
             _compose(store, record, rootfs, done)
         _put(done, target)
     except OSError as err:
-        raise KernelError("cannot write", err, err.filename or target) from err
+        raise _failure(err, staging, target) from err
     finally:
         tree.remove(staging)
 
@@ -54,8 +54,14 @@ def _make_staging(target: str) -> str:
     try:
         os.mkdir(staging, 0o700)
     except OSError as err:
-        raise KernelError("cannot write", err, staging) from err
+        raise KernelError("cannot write", err, target) from err
     return staging
+
+
+def _failure(err: OSError, staging: str, target: str) -> KernelError:
+    """Name the place that the user gave, not the one beside it."""
+    where = str(err.filename or target)
+    return KernelError("cannot write", err, target if where.startswith(staging) else where)
 
 
 def _unpacked(store: Store, record: ImageRecord, staging: str) -> str:

@@ -6,7 +6,7 @@ import os
 
 from rkt.cli.flags import Command, Flag
 from rkt.cli.images import stored
-from rkt.errors import KernelError, RktError, UsageError
+from rkt.errors import RktError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ COMMAND = Command(
 def run(context: Context, args: Parsed) -> int:
     """Write an image to a file; nothing is left of it after a failure."""
     from rkt.image.export import export_tar
+    from rkt.linux.newfile import new_file
 
     if len(args.words) != 2:
         raise UsageError("an image and an output file are needed", command="image export")
@@ -31,21 +32,10 @@ def run(context: Context, args: Parsed) -> int:
     extension = os.path.splitext(target)[1]
     if extension != ".aci":
         raise RktError(f"extension must be .aci (given {extension})")
-    if os.path.exists(target) and not args.flag("overwrite"):
+    if os.path.lexists(target) and not args.flag("overwrite"):
         raise RktError("output ACI file exists (try --overwrite)")
     key = stored(context, args.words[0]).key
-    temporary = f"{target}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "xb") as file:
-            export_tar(context.store(), key, file)
-            file.flush()
-            os.fsync(file.fileno())
-        context.store().touch(key)
-        os.rename(temporary, target)
-    except BaseException as err:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        if isinstance(err, OSError):
-            raise KernelError("cannot write image", err, target) from err
-        raise
+    with new_file(target) as file:
+        export_tar(context.store(), key, file)
+    context.store().touch(key)
     return 0

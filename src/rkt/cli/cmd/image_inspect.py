@@ -62,7 +62,7 @@ def _describe(store: Store, record: ImageRecord, pods: list[str]) -> dict[str, o
         "latest": record.latest,
         "unpacked": record.unpacked,
         "size": record.size,
-        "treeSize": record.tree_size,
+        "treeSize": record.tree_size if record.unpacked else None,
         "sizeOnDisk": sizes[0] if sizes else None,
         "sharedSize": sizes[1] if sizes else None,
         "verification": _verification(store.proof(record.key) or record.verification),
