@@ -174,10 +174,12 @@ def test_image_of_a_pod_stays(rkt: RktContext, flag: str) -> None:
     lower, upper = store(rkt, base(), top(exec=["/bin/cat", "/etc/both"]))
     flags = [flag] if flag else []
     uuid = rkt.rkt("--insecure-options=image", "prepare", *flags, TOP).stdout.strip()
-    for name in (TOP, upper.key):
+    for name, aci in ((TOP, upper), (upper.key, upper), (BASE, lower)):
         text = refused(rkt, "image", "rm", name)
-        assert f'rkt: image "{upper.key}" is used by pod "{uuid}"\n' in text
+        assert f'rkt: image "{aci.key}" is used by pod "{uuid}"\n' in text
         assert f"hint: rkt rm {uuid}\n" in text
+        (found,) = json.loads(rkt.rkt("image", "inspect", name).stdout)
+        assert found["pods"] == [uuid]
         assert "rkt: 1 image(s) cannot be removed\n" in text
         assert text.endswith("rkt: error(s) found while removing images\n")
     rkt.rkt("image", "gc", "--grace-period=0s")

@@ -1,7 +1,8 @@
 """Which images and trees the pods on disk use, and removing what none does.
 
 A pod uses the images that its manifest names and the trees that its files name, in whatever state
-it is: an exited one is mounted again to be cleaned up.  Whoever decides on a removal holds
+it is: an exited one is mounted again to be cleaned up.  With an image go those that it depends on:
+without them its tree could neither be verified nor made anew.  Whoever decides on a removal holds
 `Store.guard(exclusive=True)`, so that no pod is half prepared meanwhile.
 """
 
@@ -26,15 +27,29 @@ if TYPE_CHECKING:
 class Usage:
     """The pods that use each image (by key) and each tree (by ID)."""
 
-    __slots__ = ("images", "trees")
+    __slots__ = ("below", "images", "trees")
 
     def __init__(self) -> None:
         self.images: dict[str, list[str]] = {}
+        self.below: dict[str, list[str]] = {}
         self.trees: dict[str, list[str]] = {}
 
     def pods(self, key: str) -> list[str]:
-        """Name the pods that use an image or its own tree."""
-        return sorted({*self.images.get(key, ()), *self.trees.get(key, ())})
+        """Name the pods that use an image, its own tree or an image that depends on it."""
+        return sorted({
+            *self.images.get(key, ()), *self.below.get(key, ()), *self.trees.get(key, ())
+        })  # fmt: skip
+
+    def add_dependencies(self, store: Store) -> None:
+        """Count those images as used that the used ones depend on."""
+        for key, pods in self.images.items():
+            try:
+                needed = _needed(store, [key])
+            except RktError as err:  # gone or damaged: nothing can be kept for it
+                log.debug(describe(err))
+                continue
+            for below in needed:
+                self.below.setdefault(below, []).extend(pods)
 
 
 def find(data_dir: str) -> Usage:
@@ -77,12 +92,44 @@ def _note(usage: Usage, pod: Pod) -> None:
             usage.images.setdefault(key, []).append(pod.uuid)
 
 
+def _needed(store: Store, keys: Iterable[str]) -> set[str]:
+    """Give the keys of images and of all that they depend on.
+
+    Raises RktError for an unreadable manifest: what it needs might be taken away.
+    """
+    needed: set[str] = set()
+    todo = list(keys)
+    while todo:
+        key = todo.pop()
+        if key in needed:
+            continue
+        needed.add(key)
+        todo += _dependencies(store, key)
+    return needed
+
+
+def _dependencies(store: Store, key: str) -> list[str]:
+    found: list[str] = []
+    for dependency in store.manifest(key).dependencies or ():
+        try:
+            if dependency.image_id:
+                found.append(store.resolve(dependency.image_id))
+                continue
+            labels = {label.name: label.value for label in dependency.labels or ()}
+            record = store.find(dependency.image_name, labels)
+            found += [record.key] if record is not None else []
+        except NotFound:
+            continue  # not there: nothing to keep
+    return found
+
+
 class Remover:
     """Removes images with all that was kept for them alone; made and used under the guard."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._usage = find(store.data_dir)
+        self._usage.add_dependencies(store)
 
     def remove(self, record: ImageRecord) -> bool:
         """Remove an image, its trees, and layers that no other image needs.
@@ -114,14 +161,15 @@ class Remover:
             for record in records
             if not record.is_layer and (record.last_used > limit or self._usage.pods(record.key))
         ]
-        needed = self._needed(kept)
+        needed = _needed(self._store, [one.key for one in kept])
         return [record for record in records if not record.is_layer and record.key not in needed]
 
     def orphans(self) -> list[ImageRecord]:
         """Give the layers that no image needs."""
         records = self._store.list()
         layers = [record for record in records if record.is_layer]
-        needed = self._needed([one for one in records if not one.is_layer]) if layers else set()
+        images = [one.key for one in records if not one.is_layer]
+        needed = _needed(self._store, images) if layers else set()
         return [one for one in layers if one.key not in needed and not self._usage.pods(one.key)]
 
     def sweep_trees(self) -> list[str]:
@@ -165,7 +213,8 @@ class Remover:
         if not layers:
             return True
         try:
-            needed = self._needed([one for one in self._store.list() if not one.is_layer])
+            images = [one.key for one in self._store.list() if not one.is_layer]
+            needed = _needed(self._store, images)
         except RktError as err:
             log.warning(f"layers stay: {describe(err)}")
             return False
@@ -177,35 +226,6 @@ class Remover:
                 except NotFound:
                     continue  # it went with another layer, which needed it
         return whole
-
-    def _needed(self, records: Iterable[ImageRecord]) -> set[str]:
-        """Give the keys of images and of all that they depend on.
-
-        Raises RktError for an unreadable manifest: what it needs might be taken away.
-        """
-        needed: set[str] = set()
-        todo: list[str] = [record.key for record in records]
-        while todo:
-            key = todo.pop()
-            if key in needed:
-                continue
-            needed.add(key)
-            todo += self._dependencies(key)
-        return needed
-
-    def _dependencies(self, key: str) -> list[str]:
-        found: list[str] = []
-        for dependency in self._store.manifest(key).dependencies or ():
-            try:
-                if dependency.image_id:
-                    found.append(self._store.resolve(dependency.image_id))
-                    continue
-                labels = {label.name: label.value for label in dependency.labels or ()}
-                record = self._store.find(dependency.image_name, labels)
-                found += [record.key] if record is not None else []
-            except NotFound:
-                continue  # not there: nothing to keep
-        return found
 
 
 def _listed(pods: list[str]) -> str:

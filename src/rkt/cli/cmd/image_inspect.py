@@ -36,6 +36,7 @@ def run(context: Context, args: Parsed) -> int:
     store = context.store()
     records = [stored(context, word) for word in args.words]
     used = usage.find(store.data_dir)
+    used.add_dependencies(store)
     found = [_describe(store, record, used.pods(record.key)) for record in records]
     encode = codec.encode_pretty if args.flag("pretty-print") else codec.encode
     output.line(encode(found).decode())
