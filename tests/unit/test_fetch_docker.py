@@ -143,6 +143,18 @@ def test_fetch(
     )
 
 
+def test_the_size_of_an_image_is_that_of_its_layers(
+    origin: Origin, store: Store, fetch: Callable[..., ImageRecord]
+) -> None:
+    lower, upper = os.urandom(300_000), os.urandom(20_000)
+    made = Image([Layer().file("a", lower), Layer().file("b", upper).whiteout("a")])
+    publish(origin, made)
+    record = fetch()
+    assert 320_000 < record.tree_size < 330_000
+    assert store.get(record.key) == record
+    assert fetch() == record
+
+
 def test_one_manifest_gives_one_id(
     origin: Origin, fetch: Callable[..., ImageRecord], tmp_path: pathlib.Path, store: Store
 ) -> None:

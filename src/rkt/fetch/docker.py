@@ -201,9 +201,25 @@ def _converted(
         if record.unpacked or os.geteuid() != 0:
             return record
     assembly = assemble(store, image.source, image.layers, blobs)
-    record = assembly.finish(about)
+    record = _sized(store, assembly.finish(about))
     remember(store, known, record)
     return record
+
+
+def _sized(store: Store, record: ImageRecord) -> ImageRecord:
+    """Count the files of an image's layers as its own: the layers themselves are not listed."""
+    sizes: dict[str, int] = {}
+    todo = [record]
+    while todo:
+        one = todo.pop()
+        sizes[one.key] = one.tree_size or one.size
+        for dependency in store.manifest(one.key).dependencies:  # maybe a long one: one at a time
+            child = store.get(store.resolve(dependency.image_id or ""))
+            if child.key not in sizes:
+                todo.append(child)
+    size = sum(sizes.values())
+    store.set_tree_size(record.key, size)
+    return msgspec.structs.replace(record, tree_size=size)
 
 
 def remember(store: Store, url: str, record: ImageRecord) -> None:

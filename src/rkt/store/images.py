@@ -282,7 +282,7 @@ class Store:
             db.execute(f"UPDATE images SET last_used = ? WHERE key IN ({marks})", (now, *keys))
 
     def set_tree_size(self, key: str, size: int) -> None:
-        """Note how many bytes the rendered tree of an image takes."""
+        """Note how many bytes the files of an image take, with those of its layers."""
         self._update(key, "tree_size = ?", size, durable=False)
 
     def set_verification(self, key: str, verification: Verification) -> None:
@@ -334,6 +334,7 @@ class Store:
                 record = self.get(key)
                 for kind in _TREE_PARTS:
                     files.move(f"{staging}/{kind}", self._part(kind, key), replace=False)
+                tree_size = max(tree_size, record.tree_size)  # it may count its layers' files
                 self._update(key, "unpacked = 1, tree_size = ?", tree_size)
                 proof = self.proof(key)
                 is_settled = proof is not None and proof.status != UNVERIFIED
