@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from rkt.cli.flags import Command, Flag, parse
+from rkt.cli.flags import Command, Flag, HelpAsked, parse
 from rkt.errors import UsageError
 
-GLOBAL = (Flag("debug", "", kind="bool"), Flag("dir", "", default="/x"))
+GLOBAL = (
+    Flag("debug", "", kind="bool"),
+    Flag("dir", "", default="/x"),
+    Flag("help", "", kind="bool", short="h"),
+)
 RUN = Command(
     "run",
     "IMAGE",
@@ -25,6 +29,10 @@ TWO_SETS = "error parsing app image arguments: only one set of app arguments all
 TAIL = ["--debug", "img2", "--", "b"]
 LIST = Command("list", "", flags=(Flag("full", "", kind="bool"),))
 ENTER = Command("enter", "", flags=(Flag("app", ""),), interspersed=False)
+LOGS = Command(
+    "logs", "", flags=(Flag("follow", "", kind="bool", short="f"),
+                       Flag("timestamps", "", kind="bool", short="t")),
+)  # fmt: skip
 
 
 def test_images_their_flags_and_arguments() -> None:
@@ -62,6 +70,7 @@ def test_mount_belongs_to_the_image_before_it_or_to_all() -> None:
         (FETCH, ["i", "--", "x"], "unable to parse arguments: app arguments unsupported"),
         (LIST, ["--nope"], "unknown flag: --nope"),
         (LIST, ["-q"], "unknown shorthand flag: 'q' in -q"),
+        (LOGS, ["-fq"], "unknown shorthand flag: 'q' in -fq"),
         (LIST, ["--dir"], "flag needs an argument: --dir"),
         (LIST, ["--full=maybe"],
          'invalid argument "maybe" for --full=maybe: must be true or false'),
@@ -87,3 +96,21 @@ def test_words_after_the_first_one_are_left_alone_when_asked() -> None:
     parsed = parse(ENTER, ["--app=a", "uuid", "ls", "--full", "-l"], GLOBAL)
     assert parsed.words == ["uuid", "ls", "--full", "-l"]
     assert parse(LIST, ["a", "--full", "--", "--b"], GLOBAL).words == ["a", "--b"]
+    # Not rkt's help is asked for, but that of a program in the app.
+    assert parse(ENTER, ["uuid", "ls", "--help", "-h"], GLOBAL).words == [
+        "uuid", "ls", "--help", "-h",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", [LIST, ENTER, RUN, LOGS])
+@pytest.mark.parametrize("word", ["--help", "-h", "--help=true"])
+def test_help_ends_the_sorting(command: Command, word: str) -> None:
+    with pytest.raises(HelpAsked):
+        parse(command, [word, "--nosuch"], GLOBAL)
+
+
+def test_short_flags_in_one_word() -> None:
+    parsed = parse(LOGS, ["-ft", "uuid", "-h=false"], GLOBAL)
+    assert parsed.flag("follow")
+    assert parsed.flag("timestamps")
+    assert parsed.words == ["uuid"]

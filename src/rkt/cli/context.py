@@ -59,6 +59,8 @@ class Context:
         self._insecure_text = parsed.string("insecure-options")
         self._skip_verify = parsed.flag("insecure-skip-verify")
         self._insecure: InsecureOptions | None = None
+        if parsed.given("insecure-options"):  # a misspelt one is an error even where none matters
+            self._insecure = self._read_insecure()
         self._store: Store | None = None
         self._credentials: Credentials | None = None
 
@@ -101,12 +103,15 @@ class Context:
     def insecure(self) -> InsecureOptions:
         """The checks that the user switched off."""
         if self._insecure is None:
-            from rkt.config.insecure import InsecureOptions
-
-            options = converted("insecure-options", self._insecure_text, InsecureOptions.parse)
-            assert isinstance(options, InsecureOptions)
-            self._insecure = options.without_verification() if self._skip_verify else options
+            self._insecure = self._read_insecure()
         return self._insecure
+
+    def _read_insecure(self) -> InsecureOptions:
+        from rkt.config.insecure import InsecureOptions
+
+        options = converted("insecure-options", self._insecure_text, InsecureOptions.parse)
+        assert isinstance(options, InsecureOptions)
+        return options.without_verification() if self._skip_verify else options
 
     def load_services(self) -> None:
         """Make the libraries of long-running services importable; no other command sees them."""

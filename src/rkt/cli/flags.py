@@ -20,6 +20,10 @@ FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
 _STREAMS = ("stdin", "stdout", "stderr")
 
 
+class HelpAsked(Exception):
+    """The words ask for the command's help: nothing after that is looked at."""
+
+
 class Flag:
     """One flag: its name, what it takes and where its value goes.
 
@@ -59,10 +63,13 @@ class Flag:
 class Command:
     """What a command module declares: usage, description and flags; `run` does the work.
 
-    `images` commands read the image grammar; `interspersed` allows flags after words.
+    `images` commands read the image grammar; `interspersed` allows flags after words; those
+    without `words` take nothing but flags.
     """
 
-    __slots__ = ("app_args", "description", "flags", "images", "interspersed", "name", "usage")
+    __slots__ = (
+        "app_args", "description", "flags", "images", "interspersed", "name", "usage", "words",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -74,9 +81,11 @@ class Command:
         images: bool = False,
         app_args: bool = True,
         interspersed: bool = True,
+        words: bool = True,
     ) -> None:
         self.name = name
         self.usage = usage
+        self.words = words
         self.description = description
         self.flags = tuple(flags)
         self.images = images
@@ -133,7 +142,10 @@ class Parsed:
 
 
 def parse(command: Command, argv: Sequence[str], global_flags: Sequence[Flag]) -> Parsed:
-    """Sort the words after the command's name.  Raises UsageError naming the bad word."""
+    """Sort the words after the command's name.
+
+    Raises UsageError naming the bad word, and HelpAsked.
+    """
     flags = (*command.flags, *global_flags)
     parsed = Parsed(flags)
     try:
@@ -147,6 +159,13 @@ def parse(command: Command, argv: Sequence[str], global_flags: Sequence[Flag]) -
     return parsed
 
 
+def check(argv: Sequence[str], flags: Sequence[Flag]) -> None:
+    """Raise UsageError if there is anything but these flags, as before a missing command."""
+    words = iter(argv)
+    for word in words:
+        _read_flag(word, words, flags)
+
+
 def _parse_plain(
     command: Command, argv: Sequence[str], flags: Sequence[Flag], parsed: Parsed
 ) -> None:
@@ -155,12 +174,15 @@ def _parse_plain(
         if word == "--":
             parsed.words.extend(words)
         elif _is_flag(word):
-            flag, value = _read_flag(word, words, flags)
-            parsed.values.setdefault(flag.name, []).append(value)
+            for one in _taken_apart(word, flags):
+                flag, value = _read_flag(one, words, flags)
+                parsed.values.setdefault(flag.name, []).append(value)
         else:
             parsed.words.append(word)
             if not command.interspersed:
                 parsed.words.extend(words)
+    if parsed.words and not command.words:
+        raise UsageError("no arguments are expected")
 
 
 def _parse_images(
@@ -173,16 +195,22 @@ def _parse_images(
         if word == "--":
             _take_args(command, words, parsed)
         elif _is_flag(word):
-            flag, value = _read_flag(word, words, flags)
-            if flag.app and (parsed.apps or not flag.both):
-                if not parsed.apps:
-                    noun = "application" if flag.name in _STREAMS else "image"
-                    raise UsageError(f"--{flag.name} must follow an {noun}")
-                parsed.apps[-1].flags.setdefault(flag.name, []).append(value)
-            else:
-                parsed.values.setdefault(flag.name, []).append(value)
+            for one in _taken_apart(word, flags):
+                flag, value = _read_flag(one, words, flags)
+                _put(flag, value, parsed)
         else:
             parsed.apps.append(AppWords(word))
+
+
+def _put(flag: Flag, value: str, parsed: Parsed) -> None:
+    """Give a value to the image before it, or to the pod."""
+    if not flag.app or (flag.both and not parsed.apps):
+        parsed.values.setdefault(flag.name, []).append(value)
+        return
+    if not parsed.apps:
+        noun = "application" if flag.name in _STREAMS else "image"
+        raise UsageError(f"--{flag.name} must follow an {noun}")
+    parsed.apps[-1].flags.setdefault(flag.name, []).append(value)
 
 
 def _take_args(command: Command, words: Iterator[str], parsed: Parsed) -> None:
@@ -209,6 +237,14 @@ def _is_flag(word: str) -> bool:
     return len(word) > 1 and word.startswith("-")
 
 
+def _taken_apart(word: str, flags: Sequence[Flag]) -> list[str]:
+    """Take `-ft` for `-f -t` where both are flags without a value."""
+    shorts = {flag.short for flag in flags if flag.short and flag.kind == "bool"}
+    if len(word) > 2 and set(word[1:]) <= shorts:  # which "-" is not among
+        return [f"-{letter}" for letter in word[1:]]
+    return [word]
+
+
 def _read_flag(word: str, words: Iterator[str], flags: Sequence[Flag]) -> tuple[Flag, str]:
     name, equals, value = word.partition("=")
     if word.startswith("--"):
@@ -218,19 +254,23 @@ def _read_flag(word: str, words: Iterator[str], flags: Sequence[Flag]) -> tuple[
     else:
         found = [flag for flag in flags if flag.short and flag.short == name[1:]]
         if not found:
-            raise UsageError(f"unknown shorthand flag: {name[1]!r} in {name}")
+            known = {flag.short for flag in flags}
+            letter = next((letter for letter in name[1:] if letter not in known), name[1])
+            raise UsageError(f"unknown shorthand flag: {letter!r} in {name}")
     flag = found[0]
     if flag.use:
         log.plain(f"Flag --{flag.name} has been deprecated, please use {flag.use}")
-    if not equals:
-        if flag.bare is not None:
-            return flag, flag.bare
+    if not equals and flag.bare is not None:
+        value = flag.bare
+    elif not equals:
         following = next(words, None)
         if following is None:
             raise UsageError(f"flag needs an argument: {name}")
         value = following
     if flag.kind == "bool" and value not in TRUE and value not in FALSE:
         raise invalid(flag.name, value, "must be true or false")
+    if flag.name == "help" and value in TRUE:
+        raise HelpAsked
     return flag, value
 
 

@@ -11,9 +11,11 @@ from rkt.cli.table import ALIASES, COMMANDS
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import ModuleType
     from typing import NoReturn
 
-    from rkt.cli.flags import Command
+    from rkt.cli.flags import Command, Parsed
+    from rkt.cli.table import Entry
 
 
 def main(argv: Sequence[str], *, lib_dir: str = const.LIB_DIR) -> int:
@@ -25,7 +27,7 @@ def main(argv: Sequence[str], *, lib_dir: str = const.LIB_DIR) -> int:
     try:
         return _dispatch(list(argv), lib_dir)
     except errors.UsageError as err:
-        log.info(errors.describe(err))
+        log.info(errors.describe(err, debug=log.is_debug()))
         _help_after(err)
         return err.exit_code
     except errors.RktError as err:
@@ -107,32 +109,40 @@ def _dispatch(argv: list[str], lib_dir: str) -> int:
     before, name, after = _split(argv)
     if name is None:
         return _no_command(before)
-    if name == "help" or "--help" in _flag_words(after) or "-h" in _flag_words(after):
-        return _help(name, after)
+    if name == "help":
+        return _help(after)
     entry = COMMANDS[name]
     # Not by importlib, which takes a while to load itself.
     module = __import__(f"rkt.cli.cmd.{entry.module}", fromlist=("COMMAND",))
     command: Command = module.COMMAND
 
-    from rkt.cli.context import GLOBAL_FLAGS, Context
-    from rkt.cli.flags import parse
+    from rkt.cli.context import GLOBAL_FLAGS
+    from rkt.cli.flags import HelpAsked, parse
 
-    parsed = parse(command, [*before, *after], GLOBAL_FLAGS)
     try:
-        context = Context(parsed, os.environ, lib_dir=lib_dir)
-        log.configure(debug=context.debug)
-        if entry.root and os.geteuid() != 0:
-            raise errors.RktError("cannot run as unprivileged user")
-        status: int = module.run(context, parsed)
+        parsed = parse(command, [*before, *after], GLOBAL_FLAGS)
+    except HelpAsked:
+        from rkt.cli import helptext
+
+        sys.stdout.write(helptext.of_command(name))
+        return 0
+    try:
+        return _run(module, entry, parsed, lib_dir)
     except errors.UsageError as err:
-        err.command = err.command or name  # a flag whose value was looked at only now
+        err.command = err.command or name
         raise
+
+
+def _run(module: ModuleType, entry: Entry, parsed: Parsed, lib_dir: str) -> int:
+    from rkt.cli.context import Context
+
+    context = Context(parsed, os.environ, lib_dir=lib_dir)
+    log.configure(debug=context.debug)
+    if entry.root and os.geteuid() != 0:
+        raise errors.RktError("cannot run as unprivileged user")
+    status: int = module.run(context, parsed)
     sys.stdout.flush()
     return status
-
-
-def _flag_words(words: list[str]) -> list[str]:
-    return words[: words.index("--")] if "--" in words else words
 
 
 def _split(argv: list[str]) -> tuple[list[str], str | None, list[str]]:
@@ -191,25 +201,23 @@ def _no_command(before: list[str]) -> int:
         return version.run(None, None)
     if before:
         from rkt.cli.context import GLOBAL_FLAGS
-        from rkt.cli.flags import Command, parse
+        from rkt.cli.flags import check
 
-        parse(Command("", ""), before, GLOBAL_FLAGS)
+        check(before, GLOBAL_FLAGS)
     log.info("missing command")
     sys.stdout.write(helptext.of_rkt())
     return errors.EXIT_USAGE_BARE
 
 
-def _help(name: str, after: list[str]) -> int:
+def _help(after: list[str]) -> int:
     from rkt.cli import helptext
 
-    words = [word for word in after if not word.startswith("-")] if name == "help" else []
-    if name == "help" and not words:
+    words = [word for word in after if not word.startswith("-")]
+    if not words:
         sys.stdout.write(helptext.of_rkt())
         return 0
-    if name == "help":
-        tops = list({key.split()[0]: None for key in COMMANDS})
-        name = _resolve(words[0], tops)
-        if name not in COMMANDS and len(words) > 1:
-            name = _child(name, words[1])
+    name = _resolve(words[0], list({key.split()[0]: None for key in COMMANDS}))
+    if name not in COMMANDS and len(words) > 1:
+        name = _child(name, words[1])
     sys.stdout.write(helptext.of_command(name))
     return 0

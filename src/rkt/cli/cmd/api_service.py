@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rkt import log
 from rkt.cli.flags import Command, Flag
-from rkt.errors import RktError, UsageError
+from rkt.errors import RktError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,13 +19,12 @@ Serves what rkt knows of pods, images, logs and events over gRPC (v1alpha.Public
 to everybody who can reach the address. It listens on the address or on the sockets that systemd
 passes.""",
     flags=(Flag("listen", "address to listen on: HOST:PORT", default="localhost:15441"),),
+    words=False,
 )
 
 
 def run(context: Context, args: Parsed) -> int:
     """Serve until told to end."""
-    if args.words:
-        raise UsageError("no arguments are expected", command="api-service")
     context.load_services()
     try:
         from rkt.services import activation, api, apiview

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from rkt.cli import formats, output
 from rkt.cli.flags import Command, Flag
-from rkt.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +17,7 @@ COMMAND = Command(
 Prints the configuration as the directories of the vendor, the operator and the user give it
 together. Passwords and tokens are shown in clear.""",
     flags=(Flag("pretty-print", "apply indent to format the output", kind="bool", default="true"),),
+    words=False,
 )
 
 
@@ -25,8 +25,6 @@ def run(context: Context, args: Parsed) -> int:
     """Print the merged configuration; each element is a complete document."""
     from rkt.config import auth, settings
 
-    if args.words:
-        raise UsageError("no arguments are expected", command="config")
     stage1 = settings.stage1(context.layers)
     documents = [
         *auth.documents(context.layers),

@@ -41,6 +41,7 @@ a zone), or seconds since 1970.""",
         Flag("since", "only events at or after this TIME"),
         Flag("until", "only events before this TIME; --follow ends then"),
     ),
+    words=False,
 )  # fmt: skip
 
 

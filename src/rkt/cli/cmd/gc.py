@@ -28,6 +28,7 @@ has been in the garbage longer than the grace period.""",
              default="30m0s"),
         Flag("mark-only", "only mark pods as garbage, do not remove them", kind="bool"),
     ),
+    words=False,
 )  # fmt: skip
 
 

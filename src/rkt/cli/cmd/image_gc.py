@@ -27,6 +27,7 @@ commands left in the store.""",
         Flag("grace-period", "duration to wait since an image was last used before removing it",
              default="24h0m0s"),
     ),
+    words=False,
 )  # fmt: skip
 
 

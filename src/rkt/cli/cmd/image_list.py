@@ -40,6 +40,7 @@ Layers of converted docker and OCI images are shown with --all only.""",
         Flag("sort", "sort by these fields: importtime, appname, lastused, size", kind="list",
              default="importtime"),
     ),
+    words=False,
 )  # fmt: skip
 
 _SORT: dict[str, Callable[[ImageRecord], str | int]] = {

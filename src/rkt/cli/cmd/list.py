@@ -31,6 +31,7 @@ COMMAND = Command(
         Flag("full", "use long output format", kind="bool"),
         Flag("no-legend", "suppress a legend with the list", kind="bool"),
     ),
+    words=False,
 )
 
 

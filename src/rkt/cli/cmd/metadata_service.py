@@ -8,7 +8,7 @@ import signal
 from rkt import const, log
 from rkt.cli import duration
 from rkt.cli.flags import Command, Flag, invalid
-from rkt.errors import EXIT_FAILURE, RktError, UsageError, describe
+from rkt.errors import EXIT_FAILURE, RktError, describe
 from rkt.linux import proc
 
 TYPE_CHECKING = False
@@ -33,13 +33,12 @@ systemd passes. As root it keeps no privileges but the right to remove that sock
         Flag("state-dir", "where registrations are kept over a restart", default=_STATE),
         Flag("ttl", "how long a pod stays known after its end", default="30m0s"),
     ),
+    words=False,
 )
 
 
 def run(context: Context, args: Parsed) -> int:
     """Serve until told to end."""
-    if args.words:
-        raise UsageError("no arguments are expected", command="metadata-service")
     port = _port(args.string("listen-port"))
     try:
         ttl = duration.parse(args.string("ttl"))

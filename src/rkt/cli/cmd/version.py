@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from rkt.cli.context import Context
     from rkt.cli.flags import Parsed
 
-COMMAND = Command("version", "", description="Prints the versions of rkt and of its parts.")
+COMMAND = Command(
+    "version", "", description="Prints the versions of rkt and of its parts.", words=False
+)
 
 
 def run(_context: Context | None, _args: Parsed | None) -> int:

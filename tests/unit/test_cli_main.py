@@ -1,0 +1,102 @@
+"""A command line from end to end: what is asked of it before any command works."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from rkt.cli.main import main
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Rkt:
+    """Runs rkt in this process with directories of its own."""
+
+    def __init__(self, top: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self._globals = [f"--{name}={top}" for name in ("dir", "local-config", "system-config")]
+        self._capsys = capsys
+
+    def __call__(self, *args: str) -> tuple[int, str, str]:
+        status = main([*self._globals, *args])
+        out, err = self._capsys.readouterr()
+        return status, out, err
+
+
+@pytest.fixture
+def rkt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Rkt:
+    return Rkt(tmp_path, capsys)
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (["--dir"], "flag needs an argument: --dir"),
+        (["--nosuch"], "unknown flag: --nosuch"),
+        (["--debug=maybe"], 'invalid argument "maybe" for --debug=maybe: must be true or false'),
+        (["nosuch"], 'unknown command "nosuch" for "rkt"'),
+        (["st"], 'ambiguous command "st" for "rkt": stats, status, stop'),
+    ],
+)
+def test_an_error_before_there_is_a_command(
+    args: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(args) == 254
+    assert capsys.readouterr() == ("", f"rkt: {text}\nRun 'rkt --help' for usage.\n")
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (["list", "--nosuch"], "unknown flag: --nosuch"),
+        (["list", "x"], "no arguments are expected"),
+        (["gc", "x"], "no arguments are expected"),
+        (["version", "x"], "no arguments are expected"),
+        (["--insecure-options=x", "list"],
+         'invalid argument "x" for --insecure-options=x: unknown option "x"'),
+        (["--insecure-options=tls,tls", "list"],
+         'invalid argument "tls,tls" for --insecure-options=tls,tls: duplicated option "tls"'),
+        # Found only after the words were sorted:
+        (["stats", "--interval=x"], 'invalid argument "x" for --interval=x: invalid duration "x"'),
+        (["status", "--wait=x", "ff"], 'invalid value "x" for --wait: invalid duration "x"'),
+    ],
+)  # fmt: skip
+def test_a_usage_error_shows_the_help_of_the_command(args: list[str], text: str, rkt: Rkt) -> None:
+    status, out, err = rkt(*args)
+    assert (status, err) == (254, f"rkt: {text}\n")
+    name = next(word for word in args if not word.startswith("-"))
+    assert out.startswith(f"NAME:\n\t{name} - ")
+
+
+@pytest.mark.parametrize(
+    "args", [["list", "--help"], ["--help", "list"], ["list", "-h", "--nosuch"], ["help", "list"]]
+)
+def test_help_of_a_command(args: list[str], rkt: Rkt) -> None:
+    status, out, err = rkt(*args)
+    assert (status, err) == (0, "")
+    assert out.startswith("NAME:\n\tlist - List pods\n")
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (["status", "zz"], 'problem retrieving pod: no matches found for "zz"'),
+        (["cat-manifest", "zz"], 'problem retrieving pod: no matches found for "zz"'),
+        (["status", ""], "problem retrieving pod: UUID cannot be empty"),
+    ],
+)
+def test_no_pod_of_that_uuid(args: list[str], text: str, rkt: Rkt) -> None:
+    assert rkt(*args) == (254, "", f"rkt: {text}\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"), [("status", 1), ("stop", 1), ("cat-manifest", 254)]
+)
+def test_a_file_of_uuids_that_cannot_be_read(
+    command: str, expected: int, tmp_path: Path, rkt: Rkt
+) -> None:
+    path = tmp_path / "none"
+    text = f'rkt: unable to resolve UUID from file: "{path}": No such file or directory\n'
+    assert rkt(command, f"--uuid-file={path}") == (expected, "", text)
