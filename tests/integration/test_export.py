@@ -73,7 +73,7 @@ def test_what_is_refused(rkt: RktContext) -> None:
     result = rkt.rkt("export", "--app=other", uuid, out, status=254)
     assert result.stderr == f'rkt: pod "{uuid}": no app "other"\nhint: its apps are: work\n'
     result = rkt.rkt("export", "ffffffff-0000", out, status=254)
-    assert result.stderr == 'rkt: no matches found for "ffffffff-0000"\n'
+    assert result.stderr == ('rkt: problem retrieving pod: no matches found for "ffffffff-0000"\n')
     with open(out, "w") as file:
         file.write("mine")
     result = rkt.rkt("export", uuid, out, status=254)

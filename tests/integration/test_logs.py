@@ -67,7 +67,8 @@ def test_logs_outlive_the_app_until_it_is_collected(rkt: RktContext, image: str)
     directory = f"{rkt.pod_dir(uuid)}/logs"
     assert os.stat(directory).st_mode & 0o777 == 0o700
     rkt.rkt("rm", uuid)
-    assert rkt.rkt("logs", uuid, status=254).stderr == f'rkt: no matches found for "{uuid}"\n'
+    gone = f'rkt: problem retrieving pod: no matches found for "{uuid}"\n'
+    assert rkt.rkt("logs", uuid, status=254).stderr == gone
 
 
 def test_following_ends_with_the_pod_and_tears_no_line(rkt: RktContext, image: str) -> None:

@@ -327,7 +327,8 @@ def test_what_cannot_be_entered(rkt: RktContext) -> None:
     assert rkt.rkt("enter", uuid, "id", status=254).stderr == (
         f'rkt: pod "{uuid}" isn\'t currently running\n'
     )
-    assert rkt.rkt("enter", "zz", "id", status=254).stderr == 'rkt: no matches found for "zz"\n'
+    result = rkt.rkt("enter", "zz", "id", status=254)
+    assert result.stderr == 'rkt: problem retrieving pod: no matches found for "zz"\n'
     assert rkt.rkt("enter", status=254).stderr.startswith("rkt: a pod UUID is needed\n")
     sandbox = rkt.spawn("app", "sandbox", f"--uuid-file-save={rkt.files}/sandbox")
 

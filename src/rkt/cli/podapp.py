@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 
 from rkt.cli.flags import Flag
+from rkt.cli.uuids import find_pod
 from rkt.errors import RktError
 
 TYPE_CHECKING = False
@@ -20,13 +21,11 @@ APP = Flag("app", "name of the app within the specified pod")
 
 def given_pod(context: Context, args: Parsed) -> Pod:
     """Open the pod that a command is about."""
-    from rkt.pod import lifecycle
-
     if not args.words:
         raise RktError("must provide the pod UUID")
     if len(args.words) > 1:
         raise RktError("only one pod UUID can be given")
-    return lifecycle.find(context.data_dir, args.words[0])
+    return find_pod(context, args.words[0])
 
 
 def given_app(args: Parsed, what: str) -> str:

@@ -6,6 +6,7 @@ from rkt.cli.flags import Command, Flag
 from rkt.cli.lifeflags import HEALTH_FLAGS
 from rkt.cli.podapp import saying
 from rkt.cli.podflags import APP_FLAGS, app_request
+from rkt.cli.uuids import find_pod
 from rkt.errors import RktError, UsageError
 
 TYPE_CHECKING = False
@@ -31,7 +32,6 @@ local store.  Arguments replace all but the first word of the image's command.""
 
 def run(context: Context, args: Parsed) -> int:
     """Add an app to a pod."""
-    from rkt.pod import lifecycle
     from rkt.stage0 import app
 
     if len(args.apps) < 2:
@@ -48,7 +48,7 @@ def run(context: Context, args: Parsed) -> int:
         raise UsageError("error parsing app image arguments: an image is required before any app "
                          "arguments", command="app add")  # fmt: skip
     request = app_request(image)
-    with lifecycle.find(context.data_dir, first.image) as pod:
+    with find_pod(context, first.image) as pod:
         app.check_accepts(pod)
         with saying("error adding app to pod"):
             app.add(pod, request, context.store(), context.finder("never"), debug=context.debug)

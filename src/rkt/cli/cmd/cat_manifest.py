@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rkt.cli import output
 from rkt.cli.flags import Command, Flag
-from rkt.cli.uuids import UUID_FILE, given_uuid
-from rkt.pod import lifecycle, view
+from rkt.cli.uuids import UUID_FILE, find_pod, given_uuid
+from rkt.pod import view
 from rkt.schema import codec
 
 TYPE_CHECKING = False
@@ -26,7 +26,7 @@ COMMAND = Command(
 
 def run(context: Context, args: Parsed) -> int:
     """Print a pod's manifest."""
-    with lifecycle.find(context.data_dir, given_uuid(args, "cat-manifest")) as pod:
+    with find_pod(context, given_uuid(args, "cat-manifest")) as pod:
         manifest = view.manifest(pod)
     encode = codec.encode_pretty if args.flag("pretty-print") else codec.encode
     output.line(encode(manifest).decode())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from rkt import log
 from rkt.cli.flags import Command, Flag
+from rkt.cli.uuids import find_pod
 from rkt.errors import NotFound, PodStateError, RktError, UsageError
-from rkt.pod import lifecycle, view
+from rkt.pod import view
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,11 +32,13 @@ def run(context: Context, args: Parsed) -> int:
 
     if not args.words:
         raise UsageError("a pod UUID is needed", command="enter")
-    pod = lifecycle.find(context.data_dir, args.words[0])
+    pod = find_pod(context, args.words[0])
     if pod.state() != "running":
         raise PodStateError(f'pod "{pod.uuid}" isn\'t currently running')
     app = choose_app(pod, args)
     command = args.words[1:]
+    if command[:1] == ["--"]:  # of those who are used to it from elsewhere
+        del command[0]
     if not command:
         command = ["/bin/bash"]
         log.plain(f'No command specified, assuming "{command[0]}"')

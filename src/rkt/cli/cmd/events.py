@@ -8,8 +8,9 @@ import time
 from rkt import log
 from rkt.cli import formats, moment, output
 from rkt.cli.flags import Command, Flag, invalid
+from rkt.cli.uuids import find_pod
 from rkt.errors import NotFound, one_line
-from rkt.pod import events, lifecycle
+from rkt.pod import events
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def _matches(event: Event, key: str, values: list[str]) -> bool:
 def _uuid(context: Context, word: str) -> str:
     """Give the UUID that a word stands for; of a pod that is not there (yet), the word."""
     try:
-        with lifecycle.find(context.data_dir, word) as pod:
+        with find_pod(context, word) as pod:
             return pod.uuid
     except NotFound:
         if not word:

@@ -6,8 +6,8 @@ import os
 
 from rkt.cli.cmd.enter import choose_app
 from rkt.cli.flags import Command, Flag
+from rkt.cli.uuids import find_pod
 from rkt.errors import RktError, UsageError
-from rkt.pod import lifecycle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def run(context: Context, args: Parsed) -> int:
         raise RktError(f"extension must be .aci (given {extension})")
     if os.path.lexists(target) and not args.flag("overwrite"):
         raise RktError("target file exists (try --overwrite)")
-    with lifecycle.find(context.data_dir, uuid) as pod:
+    with find_pod(context, uuid) as pod:
         from rkt.stage0.export import export, refuse_unless_exited
 
         refuse_unless_exited(pod)

@@ -6,9 +6,9 @@ import time
 
 from rkt.cli import moment, output
 from rkt.cli.flags import Command, Flag, invalid, whole_number
-from rkt.cli.uuids import UUID_FILE, given_uuid
+from rkt.cli.uuids import UUID_FILE, find_pod, given_uuid
 from rkt.errors import NotFound, PodStateError, RktError
-from rkt.pod import lifecycle, logs, view
+from rkt.pod import logs, view
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class _Selection:
 def run(context: Context, args: Parsed) -> int:
     """Print the logs of a pod."""
     selection = _Selection(args)
-    with lifecycle.find(context.data_dir, given_uuid(args, "logs")) as pod:
+    with find_pod(context, given_uuid(args, "logs")) as pod:
         state = pod.state()
         if state != "running" and not view.has_ended(state):
             raise PodStateError(f'pod "{pod.uuid}" has not been started: it is {state}')

@@ -5,9 +5,9 @@ from __future__ import annotations
 from rkt import log
 from rkt.cli import output
 from rkt.cli.flags import Command
-from rkt.cli.uuids import UUID_FILE, given_uuids
+from rkt.cli.uuids import UUID_FILE, find_pod, given_uuids
 from rkt.errors import LockedError, PodStateError, RktError, describe
-from rkt.pod import lifecycle, state
+from rkt.pod import state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def run(context: Context, args: Parsed) -> int:
     failures = 0
     for uuid in given_uuids(args, "rm"):
         try:
-            with lifecycle.find(context.data_dir, uuid) as pod:
+            with find_pod(context, uuid, "cannot get pod") as pod:
                 _remove(context, pod)
                 output.line(f'"{pod.uuid}"')
         except RktError as err:

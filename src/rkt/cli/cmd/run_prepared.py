@@ -5,9 +5,10 @@ from __future__ import annotations
 from rkt.cli.cmd.run import begin
 from rkt.cli.flags import Command
 from rkt.cli.podflags import START_FLAGS, run_request
+from rkt.cli.uuids import find_pod
 from rkt.errors import PodStateError, RktError, UsageError
 from rkt.linux.mounts import overlay_obstacle
-from rkt.pod import lifecycle, state
+from rkt.pod import state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def run(context: Context, args: Parsed) -> int:
     if len(args.words) != 1:
         raise UsageError("exactly one UUID is needed", command="run-prepared")
     request = run_request(context, args)
-    pod = lifecycle.find(context.data_dir, args.words[0])
+    pod = find_pod(context, args.words[0])
     pod.lock()
     if pod.where != state.PREPARED:
         raise PodStateError(f'pod "{pod.uuid}" is not prepared')

@@ -9,6 +9,7 @@ import time
 from rkt import log
 from rkt.cli import duration, formats, output
 from rkt.cli.flags import Command, Flag, converted, invalid
+from rkt.cli.uuids import find_pod
 from rkt.errors import NotFound, PodStateError, RktError, describe
 from rkt.pod import lifecycle
 
@@ -70,7 +71,7 @@ def run(context: Context, args: Parsed) -> int:
 
 
 def _resolve(context: Context, word: str) -> str:
-    with lifecycle.find(context.data_dir, word) as pod:
+    with find_pod(context, word) as pod:
         if pod.state() != "running":
             raise PodStateError(f'pod "{pod.uuid}" isn\'t currently running')
         return pod.uuid

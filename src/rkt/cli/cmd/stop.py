@@ -5,9 +5,9 @@ from __future__ import annotations
 from rkt import log
 from rkt.cli import output
 from rkt.cli.flags import Command, Flag
-from rkt.cli.uuids import UUID_FILE, given_uuids
+from rkt.cli.uuids import UUID_FILE, find_pod, given_uuids
 from rkt.errors import PodStateError, RktError, describe
-from rkt.pod import lifecycle, view
+from rkt.pod import view
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ Asks the apps of running pods to end, and kills those that take longer than the 
 def run(context: Context, args: Parsed) -> int:
     """Stop pods; those that already ended count as stopped."""
     failures = 0
-    for uuid in given_uuids(args, "stop"):
+    for uuid in given_uuids(args, "stop", file_status=1):
         try:
-            with lifecycle.find(context.data_dir, uuid) as pod:
+            with find_pod(context, uuid, "cannot get pod") as pod:
                 _stop(pod, force=args.flag("force"))
         except RktError as err:
             # The others are still to be stopped; the exit code tells.
