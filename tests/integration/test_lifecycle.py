@@ -46,7 +46,10 @@ def test_list_in_the_seeds_form(rkt: RktContext) -> None:
     (uuid,) = os.listdir(f"{rkt.data}/pods/run")
     assert rows[1][:4] == [uuid[:8], "redis", "redis", "running"]
     assert rows[2][:3] == ["", "etcd", "coreos.com/etcd"]
-    assert rkt.rkt("list", "--full", "--no-legend").stdout.startswith(f"{uuid}\tredis\tredis\t")
+    full = rkt.rkt("list", "--full").stdout.splitlines()
+    assert full[0].endswith("\tNAME\tIMAGE ID")
+    assert full[1].startswith(f"{uuid}\tredis\tredis\t")
+    assert [row.rpartition("\t")[2] for row in full[1:]] == [redis.id[:19], etcd.id[:19]]
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 143
 
@@ -71,12 +74,27 @@ def test_status_and_waiting(rkt: RktContext) -> None:
     assert rkt.rkt("stop", uuid).stdout == f'pod "{uuid}" is already stopped\n'
 
 
+def test_waiting_for_a_pod_that_was_only_prepared(rkt: RktContext) -> None:
+    aci = AciBuilder("example.com/five", exec=("/bin/sh", "-c", "exit 5")).busybox()
+    uuid = rkt.rkt(OPEN, "prepare", aci.build(rkt.files).path).stdout.strip()
+    result = rkt.rkt("status", "--wait=100ms", uuid, status=254)
+    assert result.stderr == ("rkt: error waiting for pod to finish: context deadline exceeded\n")
+    waiting = rkt.spawn("status", "--wait", uuid)
+    rkt.rkt("run-prepared", uuid, status=5)
+    out, err = waiting.communicate(timeout=30)
+    assert err == b""
+    assert out.decode().splitlines()[:4] == ["state=exited", "pid=-1", "exited=true", "five=5"]
+    assert "app-five=5" in out.decode().splitlines()  # as rkt 1.x says it
+
+
 def test_enter(rkt: RktContext) -> None:
     process, uuid = sleeper(rkt)
     result = rkt.rkt("enter", uuid, "/bin/sh", "-c", "echo $AC_APP_NAME; pwd; hostname; exit 4",
                      status=4)  # fmt: skip
     assert result.stdout.splitlines() == ["sleeper", "/", f"rkt-{uuid}"]
     assert rkt.rkt("enter", "--app=sleeper", uuid, "cat", input="piped").stdout == "piped"
+    result = rkt.rkt("enter", uuid, "--", "ls", "--help")
+    assert "BusyBox" in result.stdout + result.stderr
     result = rkt.rkt("enter", uuid, status=None)
     assert 'No command specified, assuming "/bin/bash"\n' in result.stderr
     assert result.status != 0
@@ -153,7 +171,8 @@ def test_gc_in_two_steps(rkt: RktContext) -> None:
     assert "still within grace period (30m0s)" in result.stderr
     result = rkt.rkt("gc", "--grace-period=0s")
     assert result.stdout == f'Garbage collecting pod "{uuid}"\n'
-    assert rkt.rkt("status", uuid, status=254).stderr == f'rkt: no matches found for "{uuid}"\n'
+    gone = f'rkt: problem retrieving pod: no matches found for "{uuid}"\n'
+    assert rkt.rkt("status", uuid, status=254).stderr == gone
     assert [names for _, _, names in os.walk(f"{rkt.data}/pods") if names] == []
 
 
@@ -235,7 +254,7 @@ def test_pods_with_damaged_files_are_reported(rkt: RktContext) -> None:
 
 @needs("other-users")
 def test_commands_for_root_refuse_others(rkt: RktContext) -> None:
-    for command in ("run", "gc", "enter"):
+    for words in (("run", "x"), ("gc",), ("enter", "x")):
         argv = [*rkt.enter_argv(), "setpriv", "--reuid=65534", "--clear-groups", *rkt.argv()[6:]]
-        result = rkt.run([*argv, command, "x"])
+        result = rkt.run([*argv, *words])
         assert (result.status, result.stderr) == (254, "rkt: cannot run as unprivileged user\n")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 _HEADERS = ("UUID", "APP", "ACI", "STATE", "NETWORKS", "CREATED", "STARTED", "NAME")
+_ID_LENGTH = len("sha512-") + 12
 
 COMMAND = Command(
     "list",
@@ -48,7 +49,7 @@ def run(context: Context, args: Parsed) -> int:
         blocks = _each(context, lambda pod: _rows(pod, problems, full=full, now=now), problems)
         rows = [row for block in blocks for row in block]
         if not args.flag("no-legend"):
-            rows.insert(0, _HEADERS)
+            rows.insert(0, (*_HEADERS, "IMAGE ID") if full else _HEADERS)
         output.write(output.table(rows))
     if problems:
         output.report_problems(problems, "pods")
@@ -84,6 +85,10 @@ def _rows(pod: Pod, problems: list[str], *, full: bool, now: int) -> list[tuple[
         one_line(pod.name()),
     )]  # fmt: skip
     rows += [("", app, view.image_name(pod, app), "", "", "", "", "") for app in apps[1:]]
+    if full:
+        found = view.manifest(pod).apps if apps else ()
+        ids = {app.name: app.image.id[:_ID_LENGTH] for app in found}
+        rows = [(*row, ids.get(row[1], "-")) for row in rows]
     return rows
 
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import signal
+import time
 
 from rkt.cli import duration, formats, output
 from rkt.cli.flags import FALSE, TRUE, Command, Flag
-from rkt.cli.uuids import UUID_FILE, given_uuid
+from rkt.cli.uuids import UUID_FILE, find_pod, given_uuid
 from rkt.errors import RktError, UsageError, one_line
 from rkt.linux import lock
-from rkt.pod import lifecycle, view
+from rkt.pod import view
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rkt.cli.context import Context
     from rkt.cli.flags import Parsed
     from rkt.pod.lifecycle import Pod
+
+_PAUSE = 0.1
 
 COMMAND = Command(
     "status",
@@ -37,7 +40,7 @@ def run(context: Context, args: Parsed) -> int:
     limit = _wait_limit("wait", args.string("wait"))
     ready_limit = _wait_limit("wait-ready", args.string("wait-ready"))
     form = formats.given_format(args, "status")
-    with lifecycle.find(context.data_dir, given_uuid(args, "status")) as pod:
+    with find_pod(context, given_uuid(args, "status", file_status=1)) as pod:
         if ready_limit != 0:
             from rkt.pod.mutable import wait_ready
 
@@ -70,7 +73,7 @@ class _Timeout(Exception):
 
 
 def _wait(pod: Pod, seconds: float) -> None:
-    """Block until the pod's supervisor has let go of its lock."""
+    """Wait for the end of the pod: of one that was only prepared, until it was run."""
 
     def expire(_signal: int, _frame: object) -> None:
         raise _Timeout
@@ -79,8 +82,12 @@ def _wait(pod: Pod, seconds: float) -> None:
         signal.signal(signal.SIGALRM, expire)
         signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        lock.acquire(pod.fd, exclusive=False)
-        lock.release(pod.fd)
+        while True:
+            lock.acquire(pod.fd, exclusive=False)
+            lock.release(pod.fd)
+            if pod.state() != "prepared":
+                break
+            time.sleep(_PAUSE)
     except _Timeout:
         raise RktError("error waiting for pod to finish: context deadline exceeded") from None
     finally:
@@ -92,12 +99,14 @@ def _print(pod: Pod) -> None:
     output.line(f"state={state}")
     running = state == "running"
     apps: list[str] = []
+    codes: dict[str, int] = {}
     if running or view.has_ended(state):
         pid = pod.pid() if running else None
         output.line(f"pid={-1 if pid is None else pid}")
         output.line(f"exited={'false' if running else 'true'}")
         apps = view.app_names(pod)
-        for app, code in pod.exit_codes(apps).items():
+        codes = pod.exit_codes(apps)
+        for app, code in codes.items():
             output.line(f"{app}={code}")
     created, started = pod.created(), pod.started()
     if created is not None:
@@ -106,6 +115,8 @@ def _print(pod: Pod) -> None:
         output.line(f"started={output.time_text(started)}")
     if running or view.has_ended(state):
         output.line(f"networks={view.networks(pod)}")
+        for app, code in codes.items() if not running else ():
+            output.line(f"app-{app}={code}")
         _print_reasons(pod, state, apps)
     if pod.name():
         output.line(f"name={one_line(pod.name())}")
