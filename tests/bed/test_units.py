@@ -92,10 +92,17 @@ print(b"1.0.0-alpha" in data and b"/var/lib/rkt" in data)
 
 
 def test_the_api_service_serves_locked_up(bed: Bed) -> None:
-    bed.tool("systemctl", "start", "rkt-api.socket")
+    bed.tool("systemctl", "start", "rkt-api-tcp.socket")
     assert bed.tool("python3", "-c", _ASK).stdout == "True\n"
     assert bed.show("rkt-api.service", "ActiveState")["ActiveState"] == "active"
-    bed.tool("systemctl", "stop", "rkt-api.socket", "rkt-api.service")
+    bed.tool("systemctl", "stop", "rkt-api-tcp.socket", "rkt-api.service")
+
+
+def test_the_api_service_started_by_hand_has_the_socket_too(bed: Bed) -> None:
+    bed.tool("systemctl", "start", "rkt-api.service")
+    assert bed.tool("python3", "-c", _ASK).stdout == "True\n"
+    assert bed.show("rkt-api-tcp.socket", "SubState") == {"SubState": "running"}
+    bed.tool("systemctl", "stop", "rkt-api-tcp.socket", "rkt-api.service")
 
 
 _HOLD = """
