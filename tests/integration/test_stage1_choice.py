@@ -255,6 +255,84 @@ def test_a_configured_stage1_that_is_not_there(rkt: RktContext) -> None:
     assert not os.path.isdir(f"{rkt.data}/pods") or not pods(rkt)
 
 
+def installed(rkt: RktContext) -> str:
+    """Configure a directory of installed stage1 images; gives it."""
+    images = f"{rkt.files}/images"
+    os.mkdir(images)
+    os.makedirs(f"{rkt.local}/paths.d")
+    with open(f"{rkt.local}/paths.d/paths.json", "w") as file:
+        json.dump({"rktKind": "paths", "rktVersion": "v1", "stage1-images": images}, file)
+    return images
+
+
+def install(rkt: RktContext, images: str, name: str, version: str, says: str) -> None:
+    """Put a stage1 image there that says something."""
+    aci = stage1(rkt, {"run": f"echo {says}"}, name=name, labels={"version": version})
+    shutil.move(aci.path, f"{images}/{says}.aci")
+
+
+def test_the_names_of_what_make_install_installs(rkt: RktContext) -> None:
+    key = app(rkt, "echo app")
+    version = rkt.rkt("version").stdout.split()[2]
+    for name in ("coreos.com/rkt/stage1-oci", f"coreos.com/rkt/stage1-fly:{version}"):
+        # The signature of the app is another matter: it was fetched without.
+        ran = rkt.rkt(OPEN, "run", f"--stage1-name={name}", key)
+        assert ran.stdout == "app\n"
+    assert "fly" in {os.readlink(f"{rkt.data}/pods/{pod}/flavor") for pod in pods(rkt)}
+    other = "--stage1-name=coreos.com/rkt/stage1-fly:7"
+    missing = rkt.rkt(OPEN, "run", "--pull-policy=never", other, key, status=254)
+    assert 'cannot find aci satisfying name: "coreos.com/rkt/stage1-fly"' in missing.stderr
+
+
+def test_an_installed_stage1_by_its_name(
+    rkt: RktContext, keyring: Keyring, publisher: str
+) -> None:  # fmt: skip
+    images = installed(rkt)
+    install(rkt, images, "example.com/odd", "1.2.3", "one")
+    install(rkt, images, "example.com/even", "1.2.3", "two")
+    key = signed_app(rkt, keyring, publisher, "exit 0")
+    for flags in (["--stage1-name=example.com/odd"], ["--stage1-name=example.com/odd:1.2.3"],
+                  ["--stage1-image=example.com/odd"]):  # fmt: skip
+        assert rkt.rkt("--insecure-options=none", "run", *flags, key).stdout == "one\n"
+    assert "trusted-location" in rkt.rkt("image", "inspect", "example.com/odd").stdout
+    # What is stored under that name does not come before what is installed.
+    other = stage1(rkt, {"run": "echo stored"}, name="example.com/even", labels={"version": "2"})
+    rkt.rkt(OPEN, "fetch", other.path)
+    assert rkt.rkt("run", "--stage1-name=example.com/even", key).stdout == "two\n"
+    assert rkt.rkt(OPEN, "run", "--stage1-name=example.com/even:2", key).stdout == "stored\n"
+    # The configuration can name it as well, also before it is in the store.
+    install(rkt, images, "example.com/new", "3-dirty", "new")
+    configure(rkt.local, name="example.com/new", version="3-dirty")
+    assert rkt.rkt("run", key).stdout == "new\n"
+
+
+def test_a_name_of_several_installed_images(rkt: RktContext) -> None:
+    images = installed(rkt)
+    install(rkt, images, "example.com/odd", "1", "one")
+    install(rkt, images, "example.com/odd", "2", "two")
+    key = app(rkt)
+    assert rkt.rkt(OPEN, "run", "--stage1-name=example.com/odd:2", key).stdout == "two\n"
+    result = rkt.rkt(OPEN, "run", "--stage1-name=example.com/odd", key, status=254)
+    assert ('"example.com/odd" is the name of several installed stage1 images: "one.aci", "two.aci"'
+            in result.stderr)  # fmt: skip
+
+
+def test_a_damaged_installed_image_is_no_obstacle(rkt: RktContext) -> None:
+    images = installed(rkt)
+    install(rkt, images, "example.com/odd", "1", "one")
+    with open(f"{images}/broken.aci", "wb") as file:
+        file.write(b"no archive")
+    aci = stage1(rkt, {"run": "echo out"}, name="example.com/out")
+    os.symlink(aci.path, f"{images}/link.aci")
+    key = app(rkt)
+    result = rkt.rkt(OPEN, "run", "--stage1-name=example.com/odd", key)
+    assert result.stdout == "one\n"
+    assert f'warning: stage1 image "{images}/broken.aci" is left out: ' in result.stderr
+    result = rkt.rkt(OPEN, "run", "--pull-policy=never", "--stage1-name=example.com/out", key,
+                     status=254)  # fmt: skip
+    assert "cannot find aci" in result.stderr  # the link leads out of the directory
+
+
 # --- bad input ------------------------------------------------------------------------------------
 
 

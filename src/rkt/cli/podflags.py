@@ -217,7 +217,11 @@ def _stage1(context: Context, args: Parsed) -> Choice:
 
 
 def _configured_stage1(context: Context) -> Choice:
-    """Choose what the configuration names: a stored image, else a place (rkt-config 2.5)."""
+    """Choose what the configuration names (rkt-config 2.5).
+
+    A stored image, else an installed one of that name, else a place.
+    """
+    from rkt.schema.textual import AppRef
     from rkt.stage0.stage1image import Choice
 
     configured = context.stage1_settings()
@@ -227,7 +231,8 @@ def _configured_stage1(context: Context) -> Choice:
         record = context.store().find(configured.name, {"version": configured.version})
         if record is not None:
             return Choice("hash", record.key)
-    return Choice("configured", configured.location) if configured.location else Choice()
+    named = AppRef(configured.name, {"version": configured.version}) if configured.name else None
+    return Choice("configured", configured.location, named)
 
 
 def networks(args: Parsed) -> str:

@@ -160,6 +160,24 @@ def ingest(
         raise KernelError("cannot read image", err, path) from err
 
 
+def read_manifest(path: str, *, limits: Limits = LIMITS) -> ImageManifest:
+    """Read the manifest of an archive, and nothing that comes after it.
+
+    Raises ArchiveError, SchemaError or KernelError.
+    """
+    layout, scan = Layout(limits), _Scan()
+    try:
+        with open(path, "rb", buffering=0) as raw:
+            reader = tar.TarReader(decompress(raw, limits=limits))
+            while scan.manifest is None and (entry := reader.next()) is not None:
+                _admit(entry, reader, layout, scan, None, None, None)
+    except OSError as err:
+        raise KernelError("cannot read image", err, path) from err
+    if scan.manifest is None:
+        raise ArchiveError("no image manifest found in layout")
+    return scan.manifest
+
+
 def ensure_unpacked(store: Store, key: str, *, limits: Limits = LIMITS) -> ImageRecord:
     """Unpack an image of which the store has only the archive; nothing to do for others.
 
@@ -286,16 +304,28 @@ def _entries(
     writer: Writer | None,
 ) -> None:
     while (entry := reader.next()) is not None:
-        if not layout.admit(entry):
-            continue
-        if entry.name == b"manifest":
-            _take_manifest(entry, reader, scan, expect, unpacker, writer)
-        elif unpacker is not None and writer is not None:
-            writer.payload(entry)
-            unpacker.add(entry, reader.payload())
-        else:
-            layout.missing_parents(entry.name)
-        layout.record(entry)
+        _admit(entry, reader, layout, scan, expect, unpacker, writer)
+
+
+def _admit(
+    entry: tar.Entry,
+    reader: tar.TarReader,
+    layout: Layout,
+    scan: _Scan,
+    expect: Callable[[ImageManifest], None] | None,
+    unpacker: Unpacker | None,
+    writer: Writer | None,
+) -> None:
+    if not layout.admit(entry):
+        return
+    if entry.name == b"manifest":
+        _take_manifest(entry, reader, scan, expect, unpacker, writer)
+    elif unpacker is not None and writer is not None:
+        writer.payload(entry)
+        unpacker.add(entry, reader.payload())
+    else:
+        layout.missing_parents(entry.name)
+    layout.record(entry)
 
 
 def _take_manifest(

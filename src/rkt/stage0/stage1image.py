@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import stat
 
-from rkt import const
-from rkt.errors import FetchError, NotFound, RktError, describe
-from rkt.schema.textual import host_arch
+from rkt import const, log
+from rkt.errors import AmbiguousName, FetchError, NotFound, RktError, SchemaError, describe
+from rkt.schema.textual import AppRef, host_arch, parse_app_string
 from rkt.stage0.entrypoint import interface_version
 
 TYPE_CHECKING = False
@@ -21,14 +21,15 @@ DEFAULT_FILE = "stage1-oci.aci"
 
 class Choice:
     """How the user named the stage1 image: the kind of flag (``, image, path, url, name, hash,
-    from-dir) and its value; or the configured location.
+    from-dir) and its value; or the configured location, and the configured name before it.
     """
 
-    __slots__ = ("kind", "value")
+    __slots__ = ("kind", "named", "value")
 
-    def __init__(self, kind: str = "", value: str = "") -> None:
+    def __init__(self, kind: str = "", value: str = "", named: AppRef | None = None) -> None:
         self.kind = kind
         self.value = value
+        self.named = named
 
 
 class Places:
@@ -103,11 +104,15 @@ def _find(store: Store, finder: Finder, choice: Choice, places: Places) -> Image
     if choice.kind == "hash":
         return finder.require_trusted(store.get(store.resolve(choice.value)))
     if choice.kind == "configured":
-        return _configured(store, finder, choice.value, places)
+        named = _named(store, choice.named, places) if choice.named else None
+        return named or _configured(store, finder, choice.value, places)
     if choice.kind == "path" or (choice.kind == "image" and os.path.isfile(choice.value)):
         return _by_path(store, finder, os.path.abspath(choice.value), places)
     if choice.kind in ("image", "url", "name"):
-        return finder.require_trusted(finder.find(_address(choice)))
+        address = _address(choice)
+        ref = _reference(address) if choice.kind != "url" else None
+        named = _named(store, ref, places) if ref else None
+        return named or finder.require_trusted(finder.find(address))
     if choice.kind == "from-dir":
         return _from_dir(store, choice.value, places)
     return _default(store, places)
@@ -120,6 +125,56 @@ def _address(choice: Choice) -> str:
     if choice.kind == "name" and (has_scheme or choice.value.startswith((".", "/"))):
         raise RktError(f'"{choice.value}": --stage1-name takes the name of an image')
     return choice.value
+
+
+def _reference(text: str) -> AppRef | None:
+    """Read the name of an image; None if it is anything else, which the finder judges."""
+    from rkt.fetch.address import NAME, classify
+
+    try:
+        return parse_app_string(text) if classify(text).kind == NAME else None
+    except (SchemaError, FetchError):
+        return None
+
+
+def _named(store: Store, ref: AppRef, places: Places) -> ImageRecord | None:
+    """Find an installed image by its name and labels.  Raises AmbiguousName."""
+    try:
+        files = sorted(name for name in os.listdir(places.images) if name.endswith(".aci"))
+    except FileNotFoundError:
+        return None
+    found = []
+    for name in files:
+        path = f"{places.images}/{name}"
+        try:
+            if places.holds(path) and _is_called(_manifest_of(store, path), ref):
+                found.append(path)
+        except RktError as err:
+            log.warning(f'stage1 image "{path}" is left out: {describe(err)}')
+    if len(found) > 1:
+        names = ", ".join(f'"{os.path.basename(path)}"' for path in found)
+        raise AmbiguousName(
+            f'"{ref}" is the name of several installed stage1 images: {names}',
+            hint="give the version (NAME:VERSION), or choose one with --stage1-from-dir",
+        )
+    return _installed(store, found[0]) if found else None
+
+
+def _is_called(manifest: ImageManifest, ref: AppRef) -> bool:
+    if manifest.name != ref.name:
+        return False
+    host = {"os": "linux", "arch": host_arch()}
+    own = {**host, **{label.name: label.value for label in manifest.labels}}
+    return {**host, **ref.labels}.items() <= own.items()
+
+
+def _manifest_of(store: Store, path: str) -> ImageManifest:
+    record = _known(store, path)
+    if record is not None:
+        return store.manifest(record.key)
+    from rkt.image.ingest import read_manifest
+
+    return read_manifest(path)
 
 
 def _by_path(store: Store, finder: Finder, path: str, places: Places) -> ImageRecord:
@@ -150,6 +205,8 @@ def _default(store: Store, places: Places) -> ImageRecord:
 
 def _configured(store: Store, finder: Finder, location: str, places: Places) -> ImageRecord:
     """Find the image at the configured location; a file that fails has a stand-in beside rkt."""
+    if not location:
+        return _default(store, places)
     if not location.startswith("/"):
         return finder.require_trusted(finder.find(location))
     beside = f"{places.program}/{DEFAULT_FILE}"
@@ -166,13 +223,19 @@ def _configured(store: Store, finder: Finder, location: str, places: Places) -> 
         ) from None
 
 
-def _installed(store: Store, path: str) -> ImageRecord:
+def _known(store: Store, path: str) -> ImageRecord | None:
+    """Give what is stored of an installed image; None if nothing is, or it has no ID file."""
     try:
         with open(path + ".id", encoding="utf-8") as file:
-            key = store.resolve(file.read().strip())
-        return store.get(key)
+            return store.get(store.resolve(file.read().strip()))
     except (FileNotFoundError, NotFound):
-        pass  # not imported yet, or made by hand without an ID file
+        return None
+
+
+def _installed(store: Store, path: str) -> ImageRecord:
+    record = _known(store, path)
+    if record is not None:
+        return record
     if not os.path.isfile(path):
         raise NotFound(
             f'stage1 image "{path}" does not exist',
