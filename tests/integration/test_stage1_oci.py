@@ -42,7 +42,7 @@ def stage1(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Build the image and unpack it: the copy in the tree store."""
     directory = str(tmp_path_factory.mktemp("stage1"))
     image = f"{directory}/stage1-oci.aci"
-    build.build(image, python="/usr/bin/python3", catatonit="/usr/bin/catatonit")
+    build.build(image, python="/usr/bin/python3", catatonit="/usr/bin/catatonit", cc="musl-gcc")
     with tarfile.open(image) as tar:
         tar.extractall(f"{directory}/tree")
     return f"{directory}/tree"
@@ -1013,7 +1013,9 @@ def test_without_restrictions_the_first_process_shows_only_itself(pod: Pod) -> N
 
 
 def test_the_image_is_the_same_each_time(stage1: str, tmp_path: Any) -> None:
-    parts = {"python": "/usr/bin/python3", "catatonit": "/usr/bin/catatonit"}
+    parts = {
+        "python": "/usr/bin/python3", "catatonit": "/usr/bin/catatonit", "cc": "musl-gcc",
+    }  # fmt: skip
     again = str(tmp_path / "again.aci")
     key = build.build(again, **parts)
     with open(again, "rb") as image:

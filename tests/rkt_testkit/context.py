@@ -247,6 +247,10 @@ class RktContext:
             self.argv(*args), stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env={**self.env, **(env or {})}, cwd=self.files,
         )  # fmt: skip
+        return self.adopt(process)
+
+    def adopt(self, process: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
+        """Take care of a process that was started another way: it ends with the test."""
         self._running.append(process)
         return process
 

@@ -163,6 +163,7 @@ def test_choosing_a_runtime(
         "--log-format", "json", "run", "--detach", "--bundle", "/pod/bundle/a",
         "--pid-file", "/pod/bundle/a/pid", "--console-socket", "/sock", "a",
     ]  # fmt: skip
+    assert found.run_argv("a", "/pod/bundle/a", passed=2)[-3:] == ["--preserve-fds", "2", "a"]
 
 
 def test_another_runtime_may_be_asked_for(tmp_path: Path) -> None:

@@ -65,6 +65,21 @@ def test_a_library_is_named_without_what_could_harm_a_terminal() -> None:
     assert reason.missing_library(mark + b": ") == ""
 
 
+def test_a_program_that_could_not_be_executed_after_its_sockets_were_announced() -> None:
+    tail = b'before\nrkt: cannot execute "/x\x1b": No such file or directory\n'
+    end = reason.of_main(126, oom=False, memory=0, filtered=False, tail=tail, announced=True)
+    text = 'could not be started: cannot execute "/x": No such file or directory'
+    assert (end.kind, end.status, end.text) == ("start", 126, text)
+    for code, announced in ((126, False), (1, True)):
+        end = reason.of_main(code, oom=False, memory=0, filtered=False, tail=tail,
+                             announced=announced)  # fmt: skip
+        assert end.text == f"exited with status {code}"
+    end = reason.of_main(
+        126, oom=False, memory=0, filtered=False, tail=tail + b"x\n", announced=True
+    )
+    assert end.text == "exited with status 126"
+
+
 def test_handlers_and_stops() -> None:
     end = reason.of_handler("pre-start", 3)
     assert (end.kind, end.status, end.text) == (

@@ -9,6 +9,7 @@ from rkt.cli.flags import FALSE, TRUE, Flag, invalid
 from rkt.cli.nameflags import NAME_FLAGS, hostname
 from rkt.cli.nameflags import read as name_service
 from rkt.errors import NetworkError, RktError, UsageError
+from rkt.stage0 import listening
 from rkt.stage0.request import AppRequest, PodRequest, RunRequest
 
 TYPE_CHECKING = False
@@ -124,7 +125,7 @@ def pod_request(context: Context, args: Parsed) -> PodRequest:
         ports=args.all("port"),
         explicit_env=_explicit_env(args.all("set-env")),
         env_files=args.all("set-env-file"),
-        inherited_env=dict(context.env) if args.flag("inherit-env") else {},
+        inherited_env=_inherited_env(context, args),
         no_overlay=args.flag("no-overlay"),
         private_users=args.flag("private-users"),
         pod_manifest=manifest,
@@ -235,6 +236,13 @@ def _configured_stage1(context: Context) -> Choice:
     return Choice("configured", configured.location, named)
 
 
+def _inherited_env(context: Context, args: Parsed) -> dict[str, str]:
+    """Give the caller's environment if it is asked for, without what is meant for rkt's PID."""
+    if not args.flag("inherit-env"):
+        return {}
+    return {name: value for name, value in context.env.items() if name not in listening.VARIABLES}
+
+
 def networks(args: Parsed) -> str:
     """Give the pod's networks, from --net and its old spelling, which also knew true and false."""
     values = [_OLD_NET.get(value, value) for value in args.all("private-net")] + args.all("net")
@@ -264,7 +272,8 @@ def register(args: Parsed, net: str) -> bool | None:
 
 
 def run_request(context: Context, args: Parsed) -> RunRequest:
-    """Read the flags of a pod to start."""
+    """Read the flags of a pod to start, and hold what a service manager passed for it."""
+    sockets = listening.hold(context.env)
     net = networks(args)
     if net in ("host", "none") and args.given("port"):
         raise RktError(f"--port flag does not work with '{net}' networking",
@@ -287,4 +296,5 @@ def run_request(context: Context, args: Parsed) -> RunRequest:
         disable_capabilities=insecure.capabilities,
         disable_paths=insecure.paths,
         disable_seccomp=insecure.seccomp,
+        sockets=sockets,
     )

@@ -80,16 +80,19 @@ def spawn(
     env: Mapping[str, str],
     stdio: tuple[int, int, int],
     keep: Sequence[int] = (),
+    passed: Sequence[int] = (),
     new_session: bool = False,
 ) -> int:
     """Start a program at an absolute path and give its PID; the caller waits for it.
 
-    `stdio` become its descriptors 0, 1 and 2; each descriptor in `keep` stays open under its own
-    number.  Signals are reset and unblocked.  Raises OSError.
+    `stdio` become its descriptors 0, 1 and 2, those in `passed` 3 and up (they must not lie among
+    these themselves); each descriptor in `keep` stays open under its own number.  Signals are
+    reset and unblocked.  Raises OSError.
     """
     actions: list[tuple[int, int, int]] = []
     for target, source in enumerate(stdio):
         actions.append((os.POSIX_SPAWN_DUP2, source, target))
+    actions += [(os.POSIX_SPAWN_DUP2, fd, 3 + index) for index, fd in enumerate(passed)]
     actions += [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in keep]
     return os.posix_spawn(
         argv[0], list(argv), dict(env), file_actions=actions,

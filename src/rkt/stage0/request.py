@@ -109,7 +109,7 @@ class RunRequest:
 
     __slots__ = (
         "debug", "disable_capabilities", "disable_paths", "disable_seccomp", "dns", "hostname",
-        "interactive", "ipc", "local_config", "mutable", "net", "ready_fd", "register",
+        "interactive", "ipc", "local_config", "mutable", "net", "ready_fd", "register", "sockets",
     )  # fmt: skip
 
     def __init__(
@@ -127,12 +127,15 @@ class RunRequest:
         dns: NameService | None = None,
         register: bool | None = False,
         mutable: bool = False,
+        sockets: int = 0,
     ) -> None:
         self.net = net
         self.dns = dns or NameService()
         self.register = register
         self.ready_fd = -1
         """Of a pod in the background: where stage1 says that the apps run."""
+        self.sockets = sockets
+        """How many of them the service manager passed."""
         self.mutable = mutable
         self.interactive = interactive
         self.hostname = hostname

@@ -9,7 +9,7 @@ from rkt import const, log
 from rkt.errors import KernelError, RktError
 from rkt.linux import atomic, mounts
 from rkt.pod import state
-from rkt.stage0 import nameservice, registration
+from rkt.stage0 import listening, nameservice, registration
 from rkt.stage0.entrypoint import Stage1
 
 TYPE_CHECKING = False
@@ -90,6 +90,7 @@ def _become(
         os.set_inheritable(request.ready_fd, True)
         environment[const.READY_FD_ENV] = str(request.ready_fd)
     environment[const.SELINUX_CONTEXT_ENV], environment[const.SELINUX_MOUNT_CONTEXT_ENV] = contexts
+    listening.hand_on(request.sockets, environment)
     sys.stdout.flush()
     shown = ["--mds-token=****" if word.startswith("--mds-token=") else word for word in argv]
     log.debug(f"starting stage1: {' '.join(shown)}")

@@ -1,8 +1,9 @@
 """Build the image of a flavour of stage1.
 
-    python -m rkt.stage1.build OUT.aci [--flavor oci] [--python PATH] [--catatonit PATH]
+    python -m rkt.stage1.build OUT.aci [--flavor oci] [--python PATH] [--catatonit PATH] [--cc CC]
 
-The same sources, interpreter and catatonit give the same bytes.  `OUT.aci.id` gets the image key.
+The same sources, interpreter, compiler and catatonit give the same bytes.  `OUT.aci.id` gets the
+image key.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import os
 import sys
 import tarfile
+import tempfile
 
 import rkt
 from rkt import const, log
@@ -36,7 +38,7 @@ class Flavor:
     def __init__(
         self, name: str, interface: int, entrypoints: dict[str, tuple[str, str]], *,
         programs: dict[str, str] | None = None, without: tuple[str, ...],
-        annotations: tuple[str, ...] = (),
+        annotations: tuple[str, ...] = (), listen: bool = True,
     ) -> None:  # fmt: skip
         self.name = name
         self.interface = interface
@@ -47,6 +49,8 @@ class Flavor:
         """Modules of rkt.stage1 that it has no use for."""
         self.annotations = annotations
         """Further ones with the value `true`."""
+        self.listen = listen
+        """Whether apps are told of their sockets by a program."""
 
 
 _NSPAWN = ("nspawn", "machine", "unit", "unitproperties")
@@ -57,7 +61,7 @@ FLAVORS = {
         **{name: ENTRYPOINTS[name] for name in ("enter", "gc", "stop", "attach")},
         "run": ("run", "fly"),
     }, programs={"fly": "flyexec"}, without=("build", *_NSPAWN),
-        annotations=(const.STAGE1_HOST_MOUNTS,)),
+        annotations=(const.STAGE1_HOST_MOUNTS,), listen=False),
     "nspawn": Flavor(const.STAGE1_NSPAWN_NAME, 6, {
         **{name: ENTRYPOINTS[name] for name in ("enter", "gc", "stop", "attach")},
         "run": ("run", "nspawn"),
@@ -82,7 +86,7 @@ _PACKAGES = {
 }
 _DIRECTORIES = (
     "dev", "dev/shm", "etc", "opt", "opt/stage2", "proc", "rkt", "rkt/env", "rkt/pids",
-    "rkt/status", "sys", "tmp", "usr", "usr/bin", "usr/lib", _LIB, "var",
+    "rkt/status", "sys", "tmp", "usr", "usr/bin", "usr/lib", "usr/libexec", _LIB, "var",
 )  # fmt: skip
 # -B: it may run from the tree store, which nobody may write to.
 # A threshold that start-up does not reach: the collector would cost 2 ms and find nothing.
@@ -95,6 +99,8 @@ from rkt.stage1 import launch, {module}; launch.leave({module}.main(sys.argv))
 _OS_RELEASE = (
     'NAME="rkt stage1-{flavor}"\nID=rkt\nVERSION="{v}"\nVERSION_ID={v}\nPRETTY_NAME="rkt {v}"\n'
 )
+# No path and no time of the build gets into the program.
+_CFLAGS = ("-std=c11", "-Os", "-static", "-s", "-Wall", "-Wextra", "-Wl,--build-id=none")
 _ARCHES = {"x86_64": "amd64", "i686": "i386", "i386": "i386"}
 # Runs in the target interpreter; hash seed and order are fixed so that the result is too.
 _COMPILE = """\
@@ -112,17 +118,21 @@ print(sys.implementation.cache_tag, end="", file=sys.stderr)
 def main(argv: list[str]) -> int:
     """Build the image named on the command line."""
     try:
-        out, python, catatonit, flavor = _arguments(argv)
-        log.plain(build(out, python=python, catatonit=catatonit, flavor=flavor))
+        out, given = _arguments(argv)
+        log.plain(build(
+            out, python=given["python"], catatonit=given["catatonit"], cc=given["cc"],
+            flavor=given["flavor"],
+        ))  # fmt: skip
     except RktError as err:
         log.info(describe(err))
         return err.exit_code
     return 0
 
 
-def _arguments(argv: list[str]) -> tuple[str, str, str, str]:
+def _arguments(argv: list[str]) -> tuple[str, dict[str, str]]:
     values = {
-        "--python": "/usr/bin/python3", "--catatonit": "/usr/bin/catatonit", "--flavor": "oci",
+        "--python": "/usr/bin/python3", "--catatonit": "/usr/bin/catatonit", "--cc": "musl-gcc",
+        "--flavor": "oci",
     }  # fmt: skip
     rest: list[str] = []
     words = iter(argv)
@@ -135,23 +145,23 @@ def _arguments(argv: list[str]) -> tuple[str, str, str, str]:
     if len(rest) != 1 or rest[0].startswith("-") or values["--flavor"] not in FLAVORS:
         raise UsageError(
             f"usage: rkt.stage1.build OUT.aci [--flavor {'|'.join(FLAVORS)}] [--python PATH] "
-            "[--catatonit PATH]"
+            "[--catatonit PATH] [--cc CC]"
         )
-    return rest[0], values["--python"], values["--catatonit"], values["--flavor"]
+    return rest[0], {name[2:]: value for name, value in values.items()}
 
 
-def build(out: str, *, python: str, catatonit: str, flavor: str = "oci") -> str:
+def build(out: str, *, python: str, catatonit: str, cc: str, flavor: str = "oci") -> str:
     """Write the image and its key beside it; gives the key."""
     if not os.path.isabs(python):
         raise UsageError(f'"{python}": the interpreter must be an absolute path')
-    data = archive(FLAVORS[flavor], flavor, python=python, catatonit=catatonit)
+    data = archive(FLAVORS[flavor], flavor, python=python, catatonit=catatonit, cc=cc)
     key = f"sha512-{hashlib.sha512(data).hexdigest()[:64]}"
     atomic.write_file(out, data)
     atomic.write_file(f"{out}.id", f"{key}\n".encode())
     return key
 
 
-def archive(flavor: Flavor, short: str, *, python: str, catatonit: str) -> bytes:
+def archive(flavor: Flavor, short: str, *, python: str, catatonit: str, cc: str) -> bytes:
     """Give the bytes of the image's tar."""
     entries: dict[str, tuple[int, bytes | None]] = {"rootfs": (0o755, None)}
     entries["manifest"] = (0o644, manifest(flavor))
@@ -167,6 +177,8 @@ def archive(flavor: Flavor, short: str, *, python: str, catatonit: str) -> bytes
     # Not readable for who it runs as: the kernel then lets nobody without CAP_SYS_PTRACE look into
     # the process, not even an app that takes the same user ID.
     entries["rootfs/usr/bin/catatonit"] = (0o711, _static_program(catatonit))
+    if flavor.listen:
+        entries["rootfs/usr/libexec/listen"] = (0o755, _compiled(cc, "listen.c"))
     for name, data in _library(python, flavor.without).items():
         for at, letter in enumerate(name):
             if letter == "/":
@@ -208,6 +220,19 @@ def _static_program(path: str) -> bytes:
     if data[:4] != b"\x7fELF" or b"/ld-linux" in data[:4096] or b"/ld-musl" in data[:4096]:
         raise RktError(f'"{path}" is not a statically linked program')
     return data
+
+
+def _compiled(cc: str, source: str) -> bytes:
+    """Compile a static program of one file."""
+    compiler = proc.find_program(cc)
+    if compiler is None:
+        raise NotFound(f'"{cc}": no such program', hint="install musl-tools, or name another C "
+                       "compiler that links statically with --cc")  # fmt: skip
+    path = f"{os.path.dirname(os.path.abspath(__file__))}/{source}"
+    with tempfile.TemporaryDirectory(prefix="rkt-build-") as directory:
+        out = f"{directory}/program"
+        proc.run([compiler, *_CFLAGS, "-o", out, path])
+        return _static_program(out)
 
 
 def _library(python: str, without: tuple[str, ...]) -> dict[str, bytes]:

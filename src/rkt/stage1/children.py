@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 _foreign: dict[int, int] = {}
+_NONE: list[int] = []
 
 
 class Children:
@@ -36,9 +37,16 @@ class Children:
         """Whether a command that was spawned still runs."""
         return bool(self._running)
 
-    def spawn(self, argv: list[str], stdio: tuple[int, int, int], ended: Ended) -> int:
-        """Start a program of the host in a session of its own.  Raises OSError."""
-        pid = proc.spawn(argv, env=runtime.environment(), stdio=stdio, new_session=True)
+    def spawn(
+        self, argv: list[str], stdio: tuple[int, int, int], ended: Ended, passed: list[int] = _NONE
+    ) -> int:
+        """Start a program of the host in a session of its own; `passed` are its descriptors from 3.
+
+        Raises OSError.
+        """
+        pid = proc.spawn(
+            argv, env=runtime.environment(), stdio=stdio, passed=passed, new_session=True
+        )
         self._waiting[pid] = ended
         self._running.add(pid)
         return pid

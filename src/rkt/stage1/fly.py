@@ -66,6 +66,7 @@ class FlyPod(run.Pod):
     flavor = "fly"
     kills_rest = True
     supervisor_type = FlySupervisor
+    listens = ""
 
     def set_up(self) -> None:
         """Do all that comes before the app.  Raises RktError for what this flavour has not."""
@@ -92,7 +93,8 @@ class FlyPod(run.Pod):
             log.warning("fly has the hostname of the host: --hostname is ignored")
             options.hostname = ""
         self.hostname = os.uname().nodename
-        if self.manifest.ports:
+        sockets = self.sockets
+        if any(not (sockets and sockets.serve(p, self.manifest)) for p in self.manifest.ports):
             log.warning("fly has the network of the host: no ports are forwarded")
         for owner, isolators in (
             ("pod", self.manifest.isolators),
@@ -192,10 +194,12 @@ class FlyPod(run.Pod):
 
     def config_of(self, plan: spec.AppPlan) -> dict[str, object]:
         """Give the parts of a configuration that our program knows."""
-        group = f"{self.group}{plan.cgroup}" if self.group else ""
-        return {
-            "process": spec.process(plan), "root": {"path": plan.root}, "fly": {"cgroup": group},
-        }  # fmt: skip
+        own: dict[str, object] = {"cgroup": f"{self.group}{plan.cgroup}" if self.group else ""}
+        if plan.sockets:
+            from rkt.stage1 import sockets
+
+            own |= {"sockets": len(plan.sockets), "socketNames": sockets.names(plan.sockets)}
+        return {"process": spec.process(plan), "root": {"path": plan.root}, "fly": own}
 
 
 _NO_NEW_PRIVILEGES = "os/linux/no-new-privileges"

@@ -1,6 +1,7 @@
 """The program `fly` of stage1-fly: called as an OCI runtime, it changes the root and no more.
 
-    fly --root DIR [--log FILE …] run --detach --bundle DIR --pid-file FILE [--console-socket S] ID
+    fly --root DIR [--log FILE …] run --detach --bundle DIR --pid-file FILE [--console-socket S]
+        [--preserve-fds N] ID
     fly --root DIR exec [--detach --pid-file FILE] --process FILE ID
     fly --root DIR delete --force ID
 
@@ -21,7 +22,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-_VALUES = ("root", "log", "log-format", "bundle", "pid-file", "console-socket", "process")
+_VALUES = ("root", "log", "log-format", "bundle", "pid-file", "console-socket", "process",
+           "preserve-fds")  # fmt: skip
 _SWITCHES = ("detach", "force")
 _WORD = 4096
 
@@ -41,8 +43,10 @@ def _main(argv: list[str]) -> int:
         if verb == "run":
             bundle = values["bundle"]
             config = manifest.read_json(f"{bundle}/config.json", f'configuration of "{ident}"')
-            console = values.get("console-socket", "")
-            start_beside(Start(config, config), values["pid-file"], console)
+            start = Start(config, config)
+            if "preserve-fds" in values:
+                start.sockets, start.socket_names = _sockets(config)
+            start_beside(start, values["pid-file"], values.get("console-socket", ""))
         elif verb == "exec":
             base = os.path.dirname(values["root"])
             path = f"{base}/bundle/{ident}/config.json"
@@ -58,6 +62,14 @@ def _main(argv: list[str]) -> int:
             atomic.write_file(values["log"], entry.encode(), durable=False)
         raise
     return 0
+
+
+def _sockets(config: dict[str, object]) -> tuple[int, str]:
+    own = manifest.mapping(config, "fly", "configuration")
+    return (
+        manifest.integer(own, "sockets", "configuration"),
+        manifest.string(own, "socketNames", "configuration"),
+    )  # fmt: skip
 
 
 class Start:
@@ -87,6 +99,8 @@ class Start:
         self.bounding = {n for n, name in enumerate(capabilities.NAMES) if name in keep}
         self.no_new_privileges = bool(manifest.flag(process, "noNewPrivileges", where))
         self.terminal = bool(manifest.flag(process, "terminal", where))
+        self.sockets = 0  # its descriptors from 3 on
+        self.socket_names = ""
         if not self.args or not self.root:
             raise UsageError("fly: nothing to execute")
 
@@ -122,6 +136,11 @@ class Start:
             os.umask(0o022)
             for number in (sig.SIGPIPE, sig.SIGXFSZ):
                 sig.signal(number, sig.SIG_DFL)
+            if self.sockets:
+                self.env["LISTEN_FDS"] = str(self.sockets)
+                self.env["LISTEN_PID"] = str(os.getpid())
+                if self.socket_names:
+                    self.env["LISTEN_FDNAMES"] = self.socket_names
             step, path = "execute", self.args[0]
             os.execvpe(self.args[0], self.args, self.env)
         except OSError as err:

@@ -60,12 +60,14 @@ class MountPoint:
 class Port:
     """A port that an app listens on."""
 
-    __slots__ = ("name", "port", "protocol")
+    __slots__ = ("count", "name", "port", "protocol", "socket_activated")
 
     def __init__(self, raw: dict[str, object], where: str) -> None:
         self.name = string(raw, "name", where)
         self.protocol = string(raw, "protocol", where) or "tcp"
         self.port = integer(raw, "port", where)
+        self.count = integer(raw, "count", where) or 1
+        self.socket_activated = bool(flag(raw, "socketActivated", where))
         if not 1 <= self.port <= 65535:
             raise SchemaError(f"{where}: port must be in 1-65535 range")
 

@@ -152,6 +152,7 @@ class NspawnPod(run.Pod):
     flavor = "nspawn"
     kills_rest = True
     supervisor_type = NspawnSupervisor
+    listens = "receive"
 
     def set_up(self) -> None:
         """Do all that comes before the apps.  Raises RktError for what this flavour has not."""

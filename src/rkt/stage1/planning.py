@@ -26,6 +26,9 @@ from rkt.stage1 import (
     volumes,
 )
 
+LISTEN = "/run/rkt/listen"
+"""Where an app has the program that tells it of its sockets."""
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from rkt.stage1 import cgroup, contract, manifest
     from rkt.stage1.manifest import App
     from rkt.stage1.rootfs import Root
+    from rkt.stage1.sockets import Sockets
     from rkt.stage1.systemd import Host
     from rkt.stage1.volumes import Bind, Fill
 
@@ -49,6 +53,8 @@ if TYPE_CHECKING:
         manifest: manifest.Pod
         users: Range | None
         network: PodNetwork | None
+        sockets: Sockets | None
+        listens: str
         layout: cgroup.Layout | None
         limits: resources.Limits
         unenforced: resources.Unenforced
@@ -103,6 +109,10 @@ def _plan(pod: Pod, app: manifest.App, fills: list[volumes.Fill] | None) -> spec
             name: _command(root, command, plan, env["PATH"], app.image_name)
             for name, command in app.handlers.items()
         }
+        if pod.sockets:
+            plan.sockets = pod.sockets.of_app(app, pod.manifest)
+            if plan.sockets and pod.listens:
+                announce_sockets(plan, pod.listens, pod.rootfs)
         pod.place(app, plan, root)
     finally:
         root.close()
@@ -122,6 +132,19 @@ def _plan(pod: Pod, app: manifest.App, fills: list[volumes.Fill] | None) -> spec
     path = f"{pod.rootfs}/rkt/env/{app.name}"
     atomic.write_file(path, environment.as_file(env), durable=False)
     return plan
+
+
+def announce_sockets(plan: spec.AppPlan, mode: str, rootfs: str) -> None:
+    """Have a program in the app tell of its sockets (listen.c), and then become the app's.
+
+    `mode` is its first argument: how it gets them.
+    """
+    from rkt.stage1 import sockets
+
+    named = sockets.names(plan.sockets)
+    plan.args = [LISTEN, mode, str(len(plan.sockets)), named, *plan.args]
+    source = f"{rootfs}/usr/libexec/listen"
+    plan.binds.append(volumes.Bind(source, LISTEN, read_only=True, recursive=False))
 
 
 def place(pod: Pod, plan: spec.AppPlan, root: Root) -> None:

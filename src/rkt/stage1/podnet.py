@@ -19,16 +19,19 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rkt.stage1.contract import RunOptions
     from rkt.stage1.manifest import Pod
+    from rkt.stage1.sockets import Sockets
     from rkt.stage1.spec import AppPlan
 
 _RESOLV = "/etc/resolv.conf"
 
 
-def plan(pod_dir: str, options: RunOptions, pod: Pod, hostname: str) -> PodNetwork:
+def plan(
+    pod_dir: str, options: RunOptions, pod: Pod, hostname: str, sockets: Sockets | None
+) -> PodNetwork:  # fmt: skip
     """Check all that can be checked before anything starts.  Raises RktError."""
     return PodNetwork(
         pod_dir, options.uuid, nets=options.net, local_config=options.local_config,
-        forwards=forwards(pod), cni_path=os.environ.get("CNI_PATH", ""),
+        forwards=forwards(pod, sockets), cni_path=os.environ.get("CNI_PATH", ""),
         aliases=[hostname, *(app.name for app in pod.apps)],
     )  # fmt: skip
 
@@ -38,10 +41,12 @@ def begin(network: PodNetwork, init_pid: int) -> None:
     network.begin(init_pid, signals.asked_to_end)
 
 
-def forwards(pod: Pod) -> list[Forward]:
-    """Look up the apps' ports that the pod manifest wants on the host."""
+def forwards(pod: Pod, sockets: Sockets | None = None) -> list[Forward]:
+    """Look up the apps' ports that the pod manifest wants on the host, but for those of sockets."""
     found = []
     for exposed in pod.ports:
+        if sockets is not None and sockets.serve(exposed, pod):
+            continue
         port = exposed.pod_port
         if port is None:
             named = [p for app in pod.apps for p in app.ports if p.name == exposed.name]

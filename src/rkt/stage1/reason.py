@@ -12,8 +12,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rkt.stage1.cgroup import Layout
 
+CANNOT_START = 126
 _RESERVED = 4096
 _LONGEST = 400
+_NOT_EXECUTED = b"rkt: cannot execute "  # listen.c
 _LOADERS = (
     b"error while loading shared libraries: ",  # glibc: NAME: cannot open shared object file
     b"Error loading shared library ",  # musl: NAME: No such file or directory (needed by ...)
@@ -39,11 +41,14 @@ class End:
         }).encode() + b"\n"  # fmt: skip
 
 
-def of_main(code: int, *, oom: bool, memory: int, filtered: bool, tail: bytes) -> End:
+def of_main(
+    code: int, *, oom: bool, memory: int, filtered: bool, tail: bytes, announced: bool = False
+) -> End:
     """Explain the end of an app's main process.
 
     `code` is its exit code or minus the signal; `oom` says that the kernel killed for lack of
-    memory in the app's cgroup, whose limit is `memory` (0 for none); `tail` is what it wrote last.
+    memory in the app's cgroup, whose limit is `memory` (0 for none); `tail` is what it wrote last;
+    `announced` says that it began as the program that announces sockets.
     """
     limit = f"the limit is {_size(memory)}" if memory else "no limit of its own"
     if code < 0:
@@ -58,6 +63,11 @@ def of_main(code: int, *, oom: bool, memory: int, filtered: bool, tail: bytes) -
     text = f"exited with status {code}"
     if code and oom:
         return End(code, "oom", f"{text}: a process of it was killed, out of memory ({limit})")
+    if announced and code == CANNOT_START:
+        line = last_line(tail)
+        if line.startswith(_NOT_EXECUTED):
+            text = "".join(c for c in line[5:].decode("utf-8", "replace") if c.isprintable())
+            return End(code, "start", f"could not be started: {text}")
     if code == 127:
         library = missing_library(tail)
         if library:
@@ -76,6 +86,11 @@ def of_handler(step: str, code: int) -> End:
 def of_stop(end: End, why: str) -> End:
     """Explain the end of an app that was asked to end."""
     return End(end.status, "stopped", f"{end.text}: {why}", number=end.signal)
+
+
+def last_line(tail: bytes) -> bytes:
+    """Give the last line of a text."""
+    return tail.rstrip(b"\n").rpartition(b"\n")[2]
 
 
 def missing_library(tail: bytes) -> str:

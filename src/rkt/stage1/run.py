@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from rkt.stage1.iomux import Streams
     from rkt.stage1.mutable import Operations
     from rkt.stage1.rootfs import Root
+    from rkt.stage1.sockets import Sockets
     from rkt.stage1.systemd import Host
     from rkt.stage1.volumes import Bind, Fill
 
@@ -108,6 +109,8 @@ class Pod:
     kills_rest = False
     """Whether processes of apps may outlive the pod's first process."""
     supervisor_type: type[supervisor.Supervisor] = supervisor.Supervisor
+    listens = "keep"
+    """How an app gets its sockets by the program that tells of them; "" if it is told otherwise."""
 
     def __init__(self, options: contract.RunOptions, pod_dir: str) -> None:
         self.options = options
@@ -116,6 +119,7 @@ class Pod:
         self.manifest = manifest.load(pod_dir, empty=options.mutable)
         self.hostname = options.hostname or f"rkt-{options.uuid}"
         self.terminal = ""
+        self.sockets = self._take_sockets()
         self.users = private_users(options.private_users)
         self.ready = _take_ready_fd()
         self.policy = policy.pod(self.manifest)
@@ -142,7 +146,9 @@ class Pod:
         if options.net and not set(options.net) & {"host", "none"}:
             from rkt.stage1 import podnet
 
-            self.network = podnet.plan(self.dir, options, self.manifest, self.hostname)
+            self.network = podnet.plan(
+                self.dir, options, self.manifest, self.hostname, self.sockets
+            )
         libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
         self._meet_systemd()
         self.leave_host()
@@ -173,6 +179,15 @@ class Pod:
         if self.systemd:
             self.systemd.watch(self.supervisor)
         self.supervisor.watch_signals(wake)
+
+    def _take_sockets(self) -> Sockets | None:
+        """Take the sockets of a service manager; no import where neither they nor a need exist."""
+        ports = [port for app in self.manifest.apps for port in app.ports]
+        if "LISTEN_FDS" not in os.environ and not any(port.socket_activated for port in ports):
+            return None
+        from rkt.stage1 import sockets
+
+        return sockets.Sockets(sockets.take(os.environ))
 
     def _meet_systemd(self) -> None:
         """Have what ties the pod to the host's systemd; no import where nothing does."""
@@ -208,6 +223,8 @@ class Pod:
         if self.network is not None and self.options.mds_token:
             self.network.finish()  # the apps' environment says where the service is
         plans = [planning.of_app(self, app) for app in self.manifest.apps]
+        if self.sockets and not self.options.mutable:
+            self.sockets.close_rest()
         if self.network is not None:
             self._join_network(self.network, plans)
         if self.init is not None:

@@ -43,12 +43,17 @@ class Runtime:
             argv += ["--log", log_file, "--log-format", "json"]
         return argv
 
-    def run_argv(self, ident: str, bundle: str, console: str = "") -> list[str]:
-        """Give the command that creates and starts a container and returns."""
+    def run_argv(self, ident: str, bundle: str, console: str = "", *, passed: int = 0) -> list[str]:
+        """Give the command that creates and starts a container and returns.
+
+        So many of its descriptors from 3 on are the container's as well.
+        """
         argv = [*self.base(f"{bundle}/log"), "run", "--detach", "--bundle", bundle]
         argv += ["--pid-file", f"{bundle}/pid"]
         if console:
             argv += ["--console-socket", console]
+        if passed:
+            argv += ["--preserve-fds", str(passed)]
         return [*argv, ident]
 
     def exec_argv(

@@ -10,6 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rkt.linux.userns import Range
     from rkt.stage1.policy import HealthPlan
+    from rkt.stage1.sockets import Socket
     from rkt.stage1.volumes import Bind
 
 # rkt-config 8.3.
@@ -45,7 +46,7 @@ class AppPlan:
         "args", "binds", "capabilities", "cgroup", "console_size", "cwd", "env", "gid", "groups",
         "handlers", "health", "name", "no_new_privileges", "null", "oom_score_adj", "open_files",
         "read_only_root", "resources", "root", "seccomp", "selinux_label", "selinux_mount_label",
-        "sysctl", "terminal", "uid", "unprotected_paths", "users",
+        "sockets", "sysctl", "terminal", "uid", "unprotected_paths", "users",
     )  # fmt: skip
 
     def __init__(self, name: str, root: str) -> None:
@@ -76,6 +77,8 @@ class AppPlan:
         self.users: Range | None = None
         self.null = "/dev/null"  # what an app gets instead of a stream: runtimes change its owner
         self.binds: list[Bind] = []
+        self.sockets: list[Socket] = []
+        """What it gets of the sockets that the service manager passed."""
 
     def lend(self, *fds: int) -> None:
         """Let the app use pipes that are not its own, as far as SELinux is concerned."""

@@ -75,8 +75,9 @@ class Starter:
     def _spawn(
         self, app: AppRun, stdio: tuple[int, int, int], started: Ended, console: str = ""
     ) -> None:
-        argv = self._runtime.run_argv(app.ident, app.bundle, console)
-        app.starter = self._children.spawn(argv, stdio, started)
+        passed = [sock.fd for sock in app.plan.sockets] if app.step == "main" else []
+        argv = self._runtime.run_argv(app.ident, app.bundle, console, passed=len(passed))
+        app.starter = self._children.spawn(argv, stdio, started, passed)
 
     def _spawn_with_pipes(self, app: AppRun, null: int, started: Ended) -> None:
         io = app.io if app.step == "main" else None

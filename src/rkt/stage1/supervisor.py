@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from rkt.stage1.apprun import AppRun
 
-_CANNOT_START = 126
 _ATTEMPTS = 100
 _PAUSE = 0.02
 
@@ -298,7 +297,7 @@ class Supervisor:
         app.steps = []
         again = "" if self.keep else " again"
         self._finish(
-            app, reason.End(_CANNOT_START, "start", f"could not be started{again}: {text}")
+            app, reason.End(reason.CANNOT_START, "start", f"could not be started{again}: {text}")
         )
         self._round_over(app)
 
@@ -348,7 +347,7 @@ class Supervisor:
         oom = self._oom_kills(app) > app.oom_kills
         end = reason.of_main(
             code, oom=oom, memory=int(limit or 0), filtered=app.plan.seccomp is not None,
-            tail=app.tail,
+            tail=app.tail, announced=bool(app.plan.sockets),
         )  # fmt: skip
         if app.unhealthy:
             return reason.End(end.status or 1, "health", app.unhealthy, number=end.signal)

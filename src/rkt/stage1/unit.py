@@ -1,6 +1,7 @@
 """The program `unit` of stage1-nspawn: called as an OCI runtime, it asks the pod's systemd.
 
-    unit --root DIR [--log FILE] run --detach --bundle DIR --pid-file FILE [--console-socket S] ID
+    unit --root DIR [--log FILE] run --detach --bundle DIR --pid-file FILE [--console-socket S]
+         [--preserve-fds N] ID
     unit --root DIR exec [--detach --pid-file FILE] --process FILE ID
     unit --root DIR delete --force ID
 
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
     from rkt.stage1.unitproperties import Property
 
-_VALUES = ("root", "log", "log-format", "bundle", "pid-file", "console-socket", "process")
+_VALUES = ("root", "log", "log-format", "bundle", "pid-file", "console-socket", "process",
+           "preserve-fds")  # fmt: skip
 _SWITCHES = ("detach", "force")
 _NAME = "org.freedesktop.systemd1"
 _PATH = "/org/freedesktop/systemd1"
@@ -199,20 +201,23 @@ def _run(ident: str, bundle: str, config: dict[str, object], values: dict[str, s
         if isinstance(item, list)
     ]
     properties += unitproperties.of_process(process, key)
+    sockets = int(values.get("preserve-fds", "0"))
     master = -1
+    streams = {"Input": 0, "Output": 1, "Error": 2}
     if manifest.flag(process, "terminal", "process"):
         master, number = _terminal(init, process)
         properties += [
             ("StandardInput", "s", "tty-force"), ("StandardOutput", "s", "tty"),
             ("StandardError", "s", "tty"), ("TTYPath", "s", f"/dev/pts/{number}"),
         ]  # fmt: skip
-        fds: tuple[int, ...] = ()
-    else:
-        properties += [
-            (f"Standard{name}FileDescriptor", "h", number)
-            for number, name in enumerate(("Input", "Output", "Error"))
-        ]
-        fds = (0, 1, 2)
+        streams = {}
+    if sockets:
+        sent = [streams["Error"]] if streams else []
+        streams["Error"] = _message([*sent, *range(3, 3 + sockets)])
+    fds = tuple(streams.values())
+    properties += [
+        (f"Standard{name}FileDescriptor", "h", number) for number, name in enumerate(streams)
+    ]
     atomic.write_file(f"{bundle}/unit", key.encode(), durable=False)
 
     def start(manager: Manager) -> int:
@@ -228,6 +233,21 @@ def _run(ident: str, bundle: str, config: dict[str, object], values: dict[str, s
         flyexec.send(values["console-socket"], master)
     pid = _outside(f"{group}/{unitproperties.slice_of(ident.partition('.')[0])}/{unit}", inside)
     atomic.write_file(values["pid-file"], b"%d" % pid, durable=False)
+
+
+def _message(fds: list[int]) -> int:
+    """Give a unix socket on which a message with descriptors waits.
+
+    systemd gives a service its streams, and no others that were opened before: the program that
+    announces the sockets (listen.c) takes them from there, and the app's standard error with them.
+    """
+    import _socket
+
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    data = b"".join(fd.to_bytes(4, "little") for fd in fds)
+    ours.sendmsg([b"\0"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, data)])
+    ours.close()
+    return theirs.detach()
 
 
 def _typed(kind: str, value: object) -> object:

@@ -11,6 +11,7 @@ from rkt.cli.nameflags import read as name_service
 from rkt.cli.podapp import exit_code
 from rkt.cli.podflags import STAGE1_FLAGS, networks, pod_name, preparer, register
 from rkt.errors import RktError
+from rkt.stage0 import listening
 from rkt.stage0.request import PodRequest, RunRequest
 
 TYPE_CHECKING = False
@@ -86,6 +87,7 @@ def _run(context: Context, args: Parsed) -> int:
 
 
 def _run_request(context: Context, args: Parsed) -> RunRequest:
+    sockets = listening.hold(context.env)
     net = networks(args)
     if net in ("host", "none") and args.given("port"):
         raise RktError(f"--port flag does not work with '{net}' networking",
@@ -102,6 +104,7 @@ def _run_request(context: Context, args: Parsed) -> RunRequest:
         disable_paths=insecure.paths,
         disable_seccomp=insecure.seccomp,
         mutable=True,
+        sockets=sockets,
     )
 
 
