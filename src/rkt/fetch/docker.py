@@ -34,7 +34,7 @@ from rkt.schema.oci import (
     decode_document,
     digest_of,
 )
-from rkt.schema.struct import Struct
+from rkt.schema.struct import Struct, replace
 from rkt.schema.textual import appc_arch
 from rkt.schema.types import BadValue, parse_date, sanitize_ac_identifier
 from rkt.store import layout
@@ -219,7 +219,7 @@ def _sized(store: Store, record: ImageRecord) -> ImageRecord:
                 todo.append(child)
     size = sum(sizes.values())
     store.set_tree_size(record.key, size)
-    return msgspec.structs.replace(record, tree_size=size)
+    return replace(record, tree_size=size)
 
 
 def remember(store: Store, url: str, record: ImageRecord) -> None:
