@@ -23,108 +23,40 @@ group tree is hidden (crun 1.8 refuses to run while it sees it), with the same r
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
-import random
 import resource
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
-import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [REPOSITORY, os.path.join(REPOSITORY, "tests")]
 
 from benchmarks import many  # noqa: E402
+from benchmarks.images import big_image, big_layer, registry  # noqa: E402
+from benchmarks.metadata import ASK, TOKEN, register  # noqa: E402
 from benchmarks.pods import Pods  # noqa: E402
+from benchmarks.sides import ENV, Side, command, compare, goal, output, ratio, table  # noqa: E402
 
 from rkt_testkit.acibuilder import AciBuilder  # noqa: E402
 from rkt_testkit.keyring import Keyring  # noqa: E402
 from rkt_testkit.oci import Image, Layer  # noqa: E402
 from rkt_testkit.probes import SEARCH, rkt_binary  # noqa: E402
 
-ENV = {"PATH": SEARCH, "LANG": "C.UTF-8", "HOME": "/root"}
 KINDS = (
     "start", "run", "five", "fifty", "network", "metadata", "docker", "fetch", "images",
     "pods", "stop", "logs",
 )  # fmt: skip
 UNIFIED = "/sys/fs/cgroup/unified"
 PODS = 50
-
-
-class Side(NamedTuple):
-    """One of the things compared: its name and the command (or the steps) to time."""
-
-    name: str
-    action: Callable[[], None]
-    before: Callable[[], None] = lambda: None
-
-
-def command(*argv: str, cwd: str | None = None) -> Callable[[], None]:
-    """Make an action of a command; it must succeed."""
-
-    def action() -> None:
-        done = subprocess.run(
-            argv, env=ENV, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, check=False
-        )
-        if done.returncode != 0:
-            words = (done.stderr or done.stdout).decode(errors="replace").strip()
-            raise SystemExit(f"{' '.join(argv)}: exit status {done.returncode}: {words}")
-
-    return action
-
-
-def output(*argv: str) -> str:
-    """Run a command and give what it prints."""
-    return subprocess.run(argv, env=ENV, check=True, capture_output=True, text=True).stdout
-
-
-def compare(title: str, sides: list[Side], runs: int) -> dict[str, list[float]]:
-    """Run the sides in turn, `runs` times each; print the table; give all times."""
-    for side in sides:  # a first round for the caches, not counted
-        side.before()
-        side.action()
-    times: dict[str, list[float]] = {side.name: [] for side in sides}
-    for _ in range(runs):
-        for side in sides:
-            side.before()
-            begun = time.perf_counter()
-            side.action()
-            times[side.name].append(time.perf_counter() - begun)
-    table(title, times)
-    return times
-
-
-def table(title: str, times: dict[str, list[float]]) -> None:
-    """Print minimum and median of each side, and ratios of the first side to the others."""
-    first = next(iter(times.values()))
-    print(f"\n{title} ({len(first)} alternating runs)")
-    print(f"  {'':<34}{'min':>10}{'median':>10}   first side : this one (min, median)")
-    for name, values in times.items():
-        low, middle = min(values), statistics.median(values)
-        ratios = f"{min(first) / low:6.2f} {statistics.median(first) / middle:6.2f}"
-        print(f"  {name:<34}{low * 1000:>7.1f} ms{middle * 1000:>7.1f} ms   {ratios}", flush=True)
-
-
-def ratio(times: dict[str, list[float]], one: str, other: str) -> float:
-    """Give the ratio of two sides' medians."""
-    return statistics.median(times[one]) / statistics.median(times[other])
-
-
-def goal(what: str, value: float, limit: float) -> None:
-    """Print a figure beside its aim."""
-    print(
-        f"  {what}: {value:.2f}, aim: at most {limit:.2f} -> {'ok' if value <= limit else 'MISSED'}"
-    )
 
 
 class Bench:
@@ -186,7 +118,7 @@ class Bench:
     def docker(self) -> None:
         """Compare fetching an image of 10 layers, then one that shares 8 of them."""
         host = "127.0.0.1:5127"
-        with self.registry(host):
+        with registry(self.work, host):
             shared = [big_layer(number) for number in range(8)]
             for name, first in (("one", 8), ("two", 10)):
                 layers = [*shared, big_layer(first), big_layer(first + 1)]
@@ -244,29 +176,6 @@ class Bench:
         if earlier is None:
             sides.append(Side("skopeo + umoci", lambda: skopeo(image), prepare(skopeo)))
         return compare(title, sides, self.fetch_runs)
-
-    @contextlib.contextmanager
-    def registry(self, host: str) -> Iterator[None]:
-        """Run Debian's registry."""
-        with open(f"{self.work}/registry.yml", "w", encoding="ascii") as file:
-            file.write(
-                "version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\n"
-                f"storage: {{filesystem: {{rootdirectory: {self.work}/registry}}}}\n"
-                f"http: {{addr: {host}}}\n"
-            )
-        server = subprocess.Popen(
-            ["docker-registry", "serve", file.name], env=ENV, stderr=subprocess.DEVNULL
-        )
-        try:
-            address, _, port = host.partition(":")
-            for _ in range(100):
-                with contextlib.suppress(OSError), socket.create_connection((address, int(port))):
-                    break
-                time.sleep(0.1)
-            yield
-        finally:
-            server.terminate()
-            server.wait()
 
     # --- run -------------------------------------------------------------------------------------
 
@@ -489,7 +398,7 @@ class Bench:
                 file.write(keyring.export(fingerprint))
             with open(f"{self.work}/key.gpg", "wb") as file:
                 file.write(keyring.export(fingerprint, armored=False))
-            image = self.big_image()
+            image = big_image(self.work, self.megabytes)
             with open(image, "rb") as data, open(f"{image}.asc", "wb") as file:
                 file.write(keyring.sign(fingerprint, data.read()))
         trust = ("trust", "--prefix=example.com/big", "--skip-fingerprint-review")
@@ -523,76 +432,6 @@ class Bench:
         used, unpacked = disk(cas), disk(tree)
         print(f"\nDisk: store {used / 1e6:.1f} MB, unpacked tree {unpacked / 1e6:.1f} MB")
         goal("store : tree", used / unpacked, 1.2)
-
-    def big_image(self) -> str:
-        """Make an image of files that compress about as well as programs do."""
-        source = random.Random(4711)
-        builder = AciBuilder("example.com/big")
-        left = self.megabytes * 1_000_000
-        for index, wanted in enumerate(sizes(source)):
-            size = min(wanted, left)
-            left -= size
-            if size == 0:
-                break
-            half = source.randbytes(size // 2)
-            if index % 50 == 0:
-                builder.directory(f"d{index // 50}")
-            builder.file(f"d{index // 50}/f{index}", half + b"text " * ((size - len(half)) // 5))
-        return builder.build(f"{self.work}/big.aci").path
-
-
-def big_layer(number: int) -> bytes:
-    """Make a layer of 2 000 files, 40 MB, that compress about as well as programs do."""
-    source = random.Random(number)
-    wanted = [source.lognormvariate(8.5, 1.8) for _ in range(2000)]
-    scale = 40_000_000 / sum(wanted)
-    layer = Layer().directory("usr").directory(f"usr/l{number}")
-    for index, one in enumerate(wanted):
-        size = int(one * scale)
-        if index % 40 == 0:
-            layer.directory(f"usr/l{number}/d{index // 40}")
-        half = source.randbytes(size // 2)
-        layer.file(f"usr/l{number}/d{index // 40}/f{index}", half + b"text " * ((size // 2) // 5))
-    return layer.tar()
-
-
-def sizes(source: random.Random) -> Iterator[int]:
-    """Give file sizes as they are found in images: many small, a few big."""
-    while True:
-        yield int(min(source.lognormvariate(10, 2), 20_000_000)) + 1
-
-
-TOKEN = "0123456789abcdef" * 2
-ASK = """
-import select, socket, sys, time
-request = f"GET /{sys.argv[1]}/acMetadata/v1/pod/uuid HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n".encode()
-poll, found, failed, done, wanted = select.epoll(), {}, 0, 0, 20000
-begun = time.time()
-for _ in range(32):
-    s = socket.create_connection(("127.0.0.1", 18112))
-    found[s.fileno()] = s
-    poll.register(s, select.EPOLLIN)
-    s.sendall(request)
-while done < wanted:
-    for fd, _ in poll.poll():
-        failed += not found[fd].recv(4096).startswith(b"HTTP/1.1 200 ")
-        done += 1
-        found[fd].sendall(request)
-print(int(wanted / (time.time() - begun)), failed)
-"""
-
-
-def register() -> None:
-    """Register a pod without apps with the metadata service."""
-    manifest = b'{"acVersion":"0.8.11","acKind":"PodManifest","apps":[]}'
-    head = (
-        f"PUT /pods/5bc080ca-0d1f-4f2e-8beb-2b95f3d69a0f?token={TOKEN} HTTP/1.1\r\nHost: x\r\n"
-        f"Content-Length: {len(manifest)}\r\n\r\n"
-    )
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.connect("/run/rkt/metadata-svc.sock")
-        sock.sendall(head.encode() + manifest)
-        assert sock.recv(4096).startswith(b"HTTP/1.1 200 ")
 
 
 def limits() -> list[str]:
