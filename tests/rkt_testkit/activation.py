@@ -114,7 +114,11 @@ def ask(sock: socket.socket, word: str = "") -> list[str]:
 
 def holders(sock: socket.socket) -> set[int]:
     """Give the processes, besides this one, that have a socket open."""
-    wanted = os.readlink(f"/proc/self/fd/{sock.fileno()}")
+    return holders_of(os.readlink(f"/proc/self/fd/{sock.fileno()}")) - {os.getpid()}
+
+
+def holders_of(wanted: str) -> set[int]:
+    """Give the processes that have something open, by the link of its descriptor in /proc."""
     found = set()
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -123,4 +127,4 @@ def holders(sock: socket.socket) -> set[int]:
             continue
         if wanted in links:
             found.add(int(pid))
-    return found - {os.getpid()}
+    return found

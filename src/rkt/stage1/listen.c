@@ -5,8 +5,8 @@
  * It runs in the app, as the app: whoever started it has already given up all that the app may not
  * have.  LISTEN_PID can be known nowhere else, since all apps of a pod share its PID namespace.
  * `keep`: the sockets are descriptors 3 and up.  `receive`: descriptor 2 is a unix socket on which a
- * message with them waits, and before them with the app's standard error if it is not its standard
- * output.  NAMES goes into LISTEN_FDNAMES; empty for none.
+ * message with the app's standard error and them waits.  NAMES goes into LISTEN_FDNAMES; empty for
+ * none.
  *
  * No allocation, and no call that an app with LISTEN_PID does not need as well, for the filter of
  * system calls is in force.
@@ -52,12 +52,11 @@ static void receive(int count)
 		_exit(CANNOT);
 	int *fd = (int *)CMSG_DATA(head);
 	int got = (head->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-	int own = got == count + 1;	/* standard error comes along */
-	if (got != count + own || dup2(own ? fd[0] : 1, 2) < 0)
+	if (got != count + 1 || dup2(fd[0], 2) < 0)
 		_exit(CANNOT);
 	/* They were given the lowest free numbers in this order: each comes down, none is lost. */
 	for (int i = 0; i < count; i++)
-		if (fd[i + own] < FIRST + i || dup2(fd[i + own], FIRST + i) < 0)
+		if (fd[i + 1] <= FIRST + i || dup2(fd[i + 1], FIRST + i) < 0)
 			_exit(CANNOT);
 	for (int i = 0; i < got; i++)
 		if (fd[i] >= FIRST + count)

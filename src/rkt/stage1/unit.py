@@ -212,8 +212,10 @@ def _run(ident: str, bundle: str, config: dict[str, object], values: dict[str, s
         ]  # fmt: skip
         streams = {}
     if sockets:
-        sent = [streams["Error"]] if streams else []
-        streams["Error"] = _message([*sent, *range(3, 3 + sockets)])
+        if master >= 0:  # systemd wants all three of them, or none
+            slave = _slave(master)
+            streams = {"Input": slave, "Output": slave, "Error": slave}
+        streams["Error"] = _message([streams["Error"], *range(3, 3 + sockets)])
     fds = tuple(streams.values())
     properties += [
         (f"Standard{name}FileDescriptor", "h", number) for number, name in enumerate(streams)
@@ -293,6 +295,13 @@ def _terminal(init: int, process: dict[str, object]) -> tuple[int, int]:
     return master, number
 
 
+def _slave(master: int) -> int:
+    try:
+        return fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError as err:
+        raise KernelError("cannot open a terminal", err) from err
+
+
 _TIOCGPTPEER = 0x5441
 _TIOCGPTN = 0x80045430
 _TIOCSPTLCK = 0x40045431
@@ -341,11 +350,7 @@ class Joined(flyexec.Start):
     def open_terminal(self) -> tuple[int, int]:
         """Have the terminal in the pod's /dev/pts, where the app can find its name."""
         master, _ = _terminal(self.init, self.process)
-        try:
-            slave = fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-        except OSError as err:
-            raise KernelError("cannot open a terminal", err) from err
-        return master, slave
+        return master, _slave(master)
 
     def become(self, supervisor: int = 0) -> NoReturn:
         """Join the app, then replace this process.  Raises RktError."""
