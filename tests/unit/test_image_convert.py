@@ -305,6 +305,25 @@ def test_forms_of_one_image(store: Store, tmp_path: pathlib.Path) -> None:
     assert len(layers) == 1  # the same bytes, whatever brought them
 
 
+@pytest.mark.parametrize(("tag", "name", "version"), [
+    ("", "quay.io/x/y", "1"), ("quay.io/x/y:2", "quay.io/x/y", "2"), ("y:2", "quay.io/x/y", "2"),
+    ("x/y:1", "quay.io/x/y", "1"), ("y", "localhost/y", "latest"), ("localhost/y", "localhost/y",
+    "latest"), ("2", "", ""), ("y:3", "", ""), ("quay.io/x/y", "", ""),
+])  # fmt: skip
+def test_tags_of_a_saved_image(
+    store: Store, tmp_path: pathlib.Path, tag: str, name: str, version: str
+) -> None:
+    tags = ("quay.io/x/y:1", "quay.io/x/y:2", "localhost/y:latest")
+    saved = Image([Layer().file("a", "1")]).save(str(tmp_path / "saved.tar"), *tags)
+    address = f"docker-archive:{saved}" + (f":{tag}" if tag else "")
+    if not name:
+        listed = f"(there are: {', '.join(tags)})"
+        assert failure(store, address) == f'"{saved}": no image with the tag "{tag}" {listed}'
+        return
+    record = fetch(store, address)
+    assert (record.name, record.label("version")) == (name, version)
+
+
 def failure(store: Store, address: str) -> str:
     with pytest.raises(RktError) as caught:
         fetch(store, address)

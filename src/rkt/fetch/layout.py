@@ -344,7 +344,7 @@ def _saved_image(place: _Place, path: str, tag: str, source: str) -> ImageSource
     if not place.has("manifest.json"):
         raise FetchError(f'"{shown}": not an archive of docker save: it has no manifest.json')
     data = place.read("manifest.json", _MAX_DOCUMENT)
-    saved = _choose_saved(decode_saved(data, f'"{shown}": manifest.json'), tag, shown)
+    saved, chosen = _choose_saved(decode_saved(data, f'"{shown}": manifest.json'), tag, shown)
     data = place.read(_member(saved.config), _MAX_CONFIG)
     digest = digest_of(data)
     stem = os.path.basename(saved.config).removesuffix(".json")
@@ -360,9 +360,7 @@ def _saved_image(place: _Place, path: str, tag: str, source: str) -> ImageSource
         _saved_layer(place, _member(member), diff_id, shown)
         for member, diff_id in zip(saved.layers, diff_ids, strict=True)
     )
-    tags = saved.repo_tags or ()
-    wanted = tag if tag in tags else (tags[0] if tags else "")
-    name, version, original = _names(path, _qualified(wanted), "")
+    name, version, original = _names(path, _qualified(chosen), "")
     return ImageSource(
         name=name, version=version, original=original, source=source, config=config,
         config_digest=digest, manifest_digest="", layers=layers,
@@ -380,17 +378,22 @@ def _qualified(reference: str) -> str:
     )
 
 
-def _choose_saved(images: tuple[SavedImage, ...], tag: str, shown: str) -> SavedImage:
+def _choose_saved(images: tuple[SavedImage, ...], tag: str, shown: str) -> tuple[SavedImage, str]:
+    """Choose an image, and which of its tags it goes by; `app` and `app:1` fit `x/app:1` too."""
+    tagged = [(one, image) for image in images for one in image.repo_tags or ()]
+    names = one_line(", ".join(one for one, _ in tagged[:20]))
+    listed = f" (there are: {names})" if names else ""
     if tag:
-        for image in images:
-            if any(tag == one or one.endswith(f"/{tag}") for one in image.repo_tags or ()):
-                return image
-        raise FetchError(f'"{shown}": no image with the tag "{one_line(tag)}"')
+        for wanted in (tag, f"{tag}:{DEFAULT_TAG}"):
+            for exact in (True, False):
+                for one, image in tagged:
+                    if one == wanted or (not exact and one.endswith(f"/{wanted}")):
+                        return image, one
+        raise FetchError(f'"{shown}": no image with the tag "{one_line(tag)}"{listed}')
     if len(images) != 1:
-        tags = ", ".join(one for image in images for one in image.repo_tags or ())
-        what = f"several images, give a tag (there are: {one_line(tags)})" if images else "no image"
+        what = f"several images, give a tag{listed}" if images else "no image in it"
         raise FetchError(f'"{shown}": {what}')
-    return images[0]
+    return images[0], tagged[0][0] if tagged else ""
 
 
 def _saved_layer(place: _Place, member: str, diff_id: str, shown: str) -> Descriptor:
