@@ -210,8 +210,11 @@ ANSWERS: dict[str, tuple[bytes, str]] = {
         sized(ACI, str(len(ACI) + 1)),
         '"URL": cut short: the body ended after 10240 of 10241 bytes',
     ),
-    "size too small": (sized(ACI, "5000"), "malformed archive: unexpected end of file"),
-    "no body": (sized(b"", "0"), "error: unknown image filetype"),
+    "size too small": (
+        sized(ACI, "5000"),
+        'image "URL": malformed archive: unexpected end of file',
+    ),
+    "no body": (sized(b"", "0"), 'image "URL": error: unknown image filetype'),
     "body without end": (
         OK + b"\r\n" + bytes(3 << 20),
         '"URL": larger than the 1048576 bytes allowed',
@@ -236,18 +239,18 @@ ANSWERS: dict[str, tuple[bytes, str]] = {
     "no last chunk": (chunked(b"3\r\nabc\r\n"), '"URL": cut short: the body ended after 3 bytes'),
     "page in place of an image": (
         sized(b"<html>gone</html>" * 60, "1020"),
-        "error: unknown image filetype",
+        'image "URL": error: unknown image filetype',
     ),
     "compressed on the way": (
         sized(b"\x1f\x8b" + bytes(1000), "1002", "Content-Encoding: gzip"),
         (
-            "gzip data of the archive is damaged: Error -5 Gzip/zlib wrapper specifies "
+            'image "URL": gzip data of the archive is damaged: Error -5 Gzip/zlib wrapper specifies '
             "unsupported compress method"
         ),
     ),
     "unknown coding": (
         sized(ACI[:600], "600", "Transfer-Encoding: rot13"),
-        "malformed archive: unexpected end of file",
+        'image "URL": malformed archive: unexpected end of file',
     ),
 }
 

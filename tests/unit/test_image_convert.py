@@ -371,7 +371,7 @@ def test_bad_archives(store: Store, tmp_path: pathlib.Path) -> None:
     )
     with open(path, "wb") as file:
         file.write(b"text")
-    assert failure(store, f"docker-archive:{path}") == "error: unknown image filetype"
+    assert failure(store, f"docker-archive:{path}") == f'"{path}": error: unknown image filetype'
     wrong = Image([Layer().file("a", "1")])
     other = Image([Layer().file("a", "2")])
     wrong.tars = other.tars
@@ -383,7 +383,7 @@ def test_bad_archives(store: Store, tmp_path: pathlib.Path) -> None:
         pass
     assert failure(store, f"docker-archive:{path}") in (
         f'"{path}": not an archive of docker save: it has no manifest.json',
-        "error: unknown image filetype",
+        f'"{path}": error: unknown image filetype',
     )
 
 

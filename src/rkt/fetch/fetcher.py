@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 
 from rkt import log
 from rkt.errors import (
+    ArchiveError,
     DiscoveryError,
     FetchError,
     HTTPStatusError,
     KernelError,
     NotFound,
     RktError,
+    SchemaError,
     UntrustedError,
     VerifyError,
     describe,
@@ -343,6 +345,9 @@ class Fetcher:
             )  # fmt: skip
         except _OtherPrefix:
             return self._ingest(path, wanted, signature, None)
+        except (ArchiveError, SchemaError) as err:
+            where = one_line(shown(wanted.source))
+            raise type(err)(f'image "{where}": {err.message}', hint=err.hint) from err
         if record.verification.status == UNVERIFIED and signature is not None:
             _say_unverified(record.name, signer_ids(signature)[0])
         return record

@@ -28,6 +28,7 @@ from rkt.store import files, layout
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
+    from typing import BinaryIO
 
     from rkt.fetch.address import Address
     from rkt.store.images import ImageRecord, Store
@@ -143,18 +144,27 @@ class _Archive(_Place):
         if file is None or not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise FetchError(f'"{one_line(path)}": no such file')
         stack.enter_context(file)
-        self._fd = file.fileno()
-        head = os.pread(self._fd, 512, 0)
-        if detect(head) != "none":
-            self._fd = os.open(private, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
-            stack.callback(os.close, self._fd)
-            for chunk in decompress(file, limits=LIMITS):
-                view = memoryview(chunk)
-                while view:
-                    view = view[os.write(self._fd, view) :]
         self._members: dict[str, tuple[int, int]] = {}
         self._links: dict[str, str] = {}
-        self._scan()
+        try:
+            self._fd = self._plain(file, private, stack)
+            self._scan()
+        except ArchiveError as err:
+            raise ArchiveError(f'"{one_line(path)}": {err.message}', hint=err.hint) from err
+
+    @staticmethod
+    def _plain(file: BinaryIO, private: str, stack: ExitStack) -> int:
+        """Give a file with the archive uncompressed."""
+        fd = file.fileno()
+        if detect(os.pread(fd, 512, 0)) == "none":
+            return fd
+        plain = os.open(private, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+        stack.callback(os.close, plain)
+        for chunk in decompress(file, limits=LIMITS):
+            view = memoryview(chunk)
+            while view:
+                view = view[os.write(plain, view) :]
+        return plain
 
     def _scan(self) -> None:
         at = 0
@@ -168,7 +178,7 @@ class _Archive(_Place):
         while (entry := reader.next()) is not None:
             name = os.fsdecode(clean(entry.name.lstrip(b"/")))
             if len(self._members) + len(self._links) >= _MAX_MEMBERS:
-                raise ArchiveError(f'"{one_line(self._path)}": more than {_MAX_MEMBERS} members')
+                raise ArchiveError(f"more than {_MAX_MEMBERS} members")
             if entry.kind == tar.FILE and entry.sparse is None:
                 self._members[name] = (at, entry.size)
             elif entry.kind in (tar.SYMLINK, tar.HARDLINK):
