@@ -294,6 +294,21 @@ def test_signature_from_elsewhere(rkt: RktContext, origin: Origin, trusted: Aci)
     rkt.rkt("fetch", trusted.path, f"--signature={rkt.files}/s")
 
 
+def test_signature_by_a_stranger_after_a_good_one(
+    rkt: RktContext, trusted: Aci, keyring: Keyring
+) -> None:
+    rkt.rkt("fetch", trusted.path)
+    stranger = keyring.make("A Stranger <stranger@example.com>")
+    with open(trusted.path, "rb") as image, open(f"{rkt.files}/s", "wb") as file:
+        file.write(keyring.sign(stranger, image.read()))
+    text = rkt.rkt("fetch", trusted.path, f"--signature={rkt.files}/s").stderr
+    assert text == (
+        f"rkt: warning: the signature is by key {stranger[-16:].upper()}, which is not trusted "
+        f'for image "{NAME}"; what verified it before still counts\n'
+    )
+    assert images(rkt) == {trusted.key: "verified"}
+
+
 def test_no_second_download(rkt: RktContext, origin: Origin, trusted: Aci) -> None:
     origin.resources[IMAGE].etag = '"one"'
     rkt.rkt("fetch", NAME)

@@ -68,7 +68,8 @@ def _refusing(source: str) -> Iterator[None]:
     try:
         yield
     except VerifyError as err:
-        raise VerifyError(f'image "{one_line(shown(source))}" is refused', hint=err.hint) from err
+        where = one_line(shown(source))
+        raise VerifyError(f'image "{where}" is refused: {err.message}', hint=err.hint) from err
 
 
 class _OtherPrefix(Exception):
@@ -348,8 +349,15 @@ class Fetcher:
         except (ArchiveError, SchemaError) as err:
             where = one_line(shown(wanted.source))
             raise type(err)(f'image "{where}": {err.message}', hint=err.hint) from err
-        if record.verification.status == UNVERIFIED and signature is not None:
-            _say_unverified(record.name, signer_ids(signature)[0])
+        if signature is not None and signer is None:
+            key_id = signer_ids(signature)[0]
+            if record.verification.status == UNVERIFIED:
+                _say_unverified(record.name, key_id)
+            else:
+                log.warning(
+                    f'the signature is by key {key_id}, which is not trusted for image '
+                    f'"{one_line(record.name)}"; what verified it before still counts'
+                )
         return record
 
     def _stable(self, path: str, stack: ExitStack) -> str:
