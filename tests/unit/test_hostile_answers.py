@@ -244,8 +244,8 @@ ANSWERS: dict[str, tuple[bytes, str]] = {
     "compressed on the way": (
         sized(b"\x1f\x8b" + bytes(1000), "1002", "Content-Encoding: gzip"),
         (
-            'image "URL": gzip data of the archive is damaged: Error -5 Gzip/zlib wrapper specifies '
-            "unsupported compress method"
+            'image "URL": gzip data of the archive is damaged: Error -5 Gzip/zlib wrapper '
+            "specifies unsupported compress method"
         ),
     ),
     "unknown coding": (
