@@ -216,10 +216,17 @@ def test_all_and_empty() -> None:
     assert _build((seccomp.REMOVE, {"set": ["@appc.io/empty"]})) == _build()
 
 
-def test_groups_of_systemd_are_known_and_others_ignored() -> None:
+def test_groups_of_systemd_are_known_and_others_ignored(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert "read" in _actions(_build((seccomp.RETAIN, {"set": ["@other/x", "read"]})))
     blocked = _actions(_build((seccomp.REMOVE, {"set": ["@systemd/clock", "@systemd/no-such"]})))
     assert {"adjtimex", "settimeofday"} <= blocked.keys()
+    # Whoever misspells one must not believe that it holds.
+    assert capsys.readouterr().err.splitlines() == [
+        f'rkt: warning: seccomp wildcard "{name}" is unknown, it is ignored'
+        for name in ("@other/x", "@systemd/no-such")
+    ]
     for name in ("clock", "default-whitelist", "mount", "network-io", "obsolete", "privileged",
                  "process", "raw-io"):  # fmt: skip
         assert _actions(_build((seccomp.REMOVE, {"set": [f"@systemd/{name}"]})))

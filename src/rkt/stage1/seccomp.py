@@ -167,11 +167,17 @@ def _expand(names: list[str], machine: str) -> list[str]:
                 result.update(dict.fromkeys(syscalls.WHITELIST_ARM.split()))
         elif scope in ("@rkt", "@docker") and group == "default-blacklist":
             result.update(dict.fromkeys(syscalls.BLACKLIST.split()))
-        elif scope == "@systemd":
-            from rkt.stage1.syscallgroups import GROUPS
-
-            result.update(dict.fromkeys(GROUPS.get(group, "").split()))
+        elif scope == "@systemd" and group in _systemd_groups():
+            result.update(dict.fromkeys(_systemd_groups()[group].split()))
+        elif scope != "@appc.io":
+            log.warning(f'seccomp wildcard "{name}" is unknown, it is ignored')
     return list(result)
+
+
+def _systemd_groups() -> dict[str, str]:
+    from rkt.stage1.syscallgroups import GROUPS
+
+    return GROUPS
 
 
 def _rule(names: list[str], action: dict[str, object]) -> dict[str, object]:
