@@ -236,6 +236,12 @@ def test_a_failed_run_leaves_no_pod(rkt: RktContext) -> None:
     aci = AciBuilder("example.com/x").busybox().build(rkt.files)
     rkt.rkt(OPEN, "run", aci.path, "--mount=volume=none,target=/x", status=254)
     rkt.rkt(OPEN, "run", f"--set-env-file={rkt.files}/none", aci.path, status=254)
+    path = f"{rkt.files}/none/uuid"
+    for words, expected in ((["run", aci.path], 254), (["app", "sandbox"], 1)):
+        result = rkt.rkt(OPEN, *words, f"--uuid-file-save={path}", status=expected)
+        assert result.stderr.splitlines()[-1] == (
+            f'rkt: cannot save the UUID of the pod: "{path}": No such file or directory'
+        )
     assert [names for _, _, names in os.walk(f"{rkt.data}/pods") if names] == []
 
 

@@ -171,4 +171,4 @@ def save_uuid(path: str, uuid: str) -> None:
         with open(path, "w", encoding="utf-8") as file:
             file.write(uuid)
     except OSError as err:
-        raise RktError(f'cannot save the UUID of the pod to "{path}"') from err
+        raise RktError("cannot save the UUID of the pod") from err

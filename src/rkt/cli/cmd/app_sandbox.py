@@ -59,9 +59,8 @@ def run(context: Context, args: Parsed) -> int:
 
 
 def _run(context: Context, args: Parsed) -> int:
-    from rkt.cli.cmd.run import begin, refuse_or_remove
+    from rkt.cli.cmd.run import accept_or_remove, begin
     from rkt.pod import state
-    from rkt.stage0.prepare import save_uuid
 
     if args.words:
         raise RktError(f'app sandbox takes no image: "{args.words[0]}"',
@@ -78,10 +77,7 @@ def _run(context: Context, args: Parsed) -> int:
         user_labels=_pairs(args, "user-label"),
     )
     pod = preparer(context, args, "new").prepare(pod_request)
-    if args.given("uuid-file-save"):
-        save_uuid(args.string("uuid-file-save"), pod.uuid)
-    if args.flag("detach"):
-        refuse_or_remove(pod)
+    accept_or_remove(pod, args)
     pod.move(state.RUN)
     return begin(pod, request, detached=args.flag("detach"))
 

@@ -39,29 +39,30 @@ rkt run example.com/app1 -- --option1 --- example.com/app2 -- --option2""",
 
 def run(context: Context, args: Parsed) -> int:
     """Prepare a pod and become its stage1."""
-    from rkt.stage0.prepare import save_uuid
-
     start_request = run_request(context, args)
     if start_request.interactive and len(args.apps) > 1:
         raise RktError("interactive option only supports one image")
     lifeflags.check_restart(args, interactive=start_request.interactive)
     pod = preparer(context, args).prepare(pod_request(context, args))
-    if args.given("uuid-file-save"):
-        save_uuid(args.string("uuid-file-save"), pod.uuid)
-    if args.flag("detach"):
-        refuse_or_remove(pod)
+    accept_or_remove(pod, args)
     # A pod that a power cut loses between two states has ended all the same: gc finds it in either.
     pod.move(state.RUN, durable=False)
     return begin(pod, start_request, detached=args.flag("detach"))
 
 
-def refuse_or_remove(pod: Pod) -> None:
-    """Remove a pod whose stage1 cannot be detached.  Raises RktError then."""
-    from rkt.stage0 import detach
+def accept_or_remove(pod: Pod, args: Parsed) -> None:
+    """Do what can still fail before a new pod runs, and remove the pod then.  Raises RktError."""
     from rkt.stage0.remove import remove
 
     try:
-        detach.check(pod)
+        if args.flag("detach"):
+            from rkt.stage0 import detach
+
+            detach.check(pod)
+        if args.given("uuid-file-save"):
+            from rkt.stage0.prepare import save_uuid
+
+            save_uuid(args.string("uuid-file-save"), pod.uuid)
     except RktError:
         remove(pod)
         raise
