@@ -293,6 +293,63 @@ def test_no_input_at_all(rkt: RktContext) -> None:
     assert (done.returncode, done.stdout) == (4, b"0\n")
 
 
+def test_the_callers_pipe_or_file_as_stream(rkt: RktContext) -> None:
+    words = ("run", image(rkt), "--stdin=stream", "--", "-c", "wc -c; exit 3")
+    result = rkt.rkt(OPEN, *words, input="x" * 3_000_000, status=3)
+    assert result.stdout == "3000000\n"
+    path = f"{rkt.files}/input"
+    with open(path, "wb") as file:
+        file.write(b"y" * 100_000)
+    with open(path, "rb") as file:
+        done = subprocess.run(
+            rkt.argv(OPEN, *words), stdin=file, capture_output=True, check=False, env=rkt.env
+        )
+    assert (done.returncode, done.stdout) == (3, b"100000\n")
+
+
+def test_the_callers_pipe_and_a_client_as_stream(rkt: RktContext) -> None:
+    script = 'while read -r line; do echo "seen: $line"; done; exit 3'
+    save = f"--uuid-file-save={rkt.files}/uuid"
+    words = ("run", save, image(rkt), "--stdin=stream", "--", "-c", script)
+    pod = rkt.spawn(OPEN, *words, stdin=subprocess.PIPE)
+    assert pod.stdin is not None
+    assert pod.stdout is not None
+    pod.stdin.write(b"one\n")
+    pod.stdin.flush()
+    assert pod.stdout.readline() == b"seen: one\n"
+    with open(f"{rkt.files}/uuid") as file:
+        uuid = file.read()
+    rkt.rkt("attach", "--mode=stdin", uuid, input="two\n")
+    assert pod.stdout.readline() == b"seen: two\n"
+    pod.stdin.write(b"three\n")
+    pod.stdin.close()  # unlike a client's, this end is the app's
+    assert pod.stdout.read() == b"seen: three\n"
+    assert pod.wait(30) == 3
+
+
+def test_two_apps_that_read_streams(rkt: RktContext) -> None:
+    # Nobody could say whose the caller's input is: they wait for who attaches.
+    path = image(rkt)
+    both = ("--stdin=stream", "--", "-c", 'read -r line; echo "$line"')
+    words = (path, "--name=a", *both, "---", path, "--name=b", *both)
+    pod = rkt.spawn(
+        OPEN, "run", f"--uuid-file-save={rkt.files}/uuid", *words, stdin=subprocess.PIPE
+    )
+    assert pod.stdin is not None
+    assert pod.stdout is not None
+    pod.stdin.write(b"lost\n")
+    pod.stdin.close()
+    rkt.wait_for(lambda: os.path.exists(f"{rkt.files}/uuid"))
+    with open(f"{rkt.files}/uuid") as file:
+        uuid = file.read()
+    rkt.rkt("status", "--wait-ready", uuid)
+    for app in ("a", "b"):
+        rkt.rkt("attach", "--mode=stdin", f"--app={app}", uuid, input=f"for {app}\n")
+    lines = sorted(line.partition(b": ")[2] for line in pod.stdout.read().splitlines())
+    assert lines == [b"for a", b"for b"]
+    assert pod.wait(30) == 0
+
+
 def test_a_stream_as_input(rkt: RktContext) -> None:
     # The end of who is attached is not the end of the input: others may have more to say.
     script = 'read -r a; echo "seen: $a"; read -r b; echo "seen: $b"; exit 3'

@@ -150,13 +150,60 @@ class Client:
         self._hub.clients.discard(self)
 
 
+class Caller(Client):
+    """Whoever started the pod, with a pipe or a file as its standard input.
+
+    Unlike that of the others, the end of its input is the end of the app's.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, hub: Endpoint, fd: int) -> None:
+        self._hub = hub
+        self._in = os.dup(fd)
+        self._out = -1
+        self._pending = bytearray()
+        self._ending = False
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._in, _CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:  # what is a socket there was reset
+            data = b""
+        if data:
+            self._hub.take(data)
+        else:
+            self.close()
+            self._hub.end_input()
+
+    def write(self, data: bytes) -> None:
+        """Do nothing: it hears the app elsewhere."""
+
+    def finish(self) -> None:
+        """Stop reading."""
+        self.close()
+
+    def close_if_gone(self) -> None:
+        """Do nothing: its end is noticed when it is read."""
+
+    def close(self) -> None:
+        """Let go of the input."""
+        if self._in >= 0:
+            self._hub.loop.forget(self._in)
+            os.close(self._in)
+            self._in = -1
+            self._hub.clients.discard(self)
+
+
 class Endpoint(Sink):
     """A stream of an app: its socket, its clients, the app's end of the input.
 
     Output is written to it as to any sink, but nobody can make the app wait.
     """
 
-    __slots__ = ("_listener", "_target", "_waiting", "clients", "name", "path")
+    __slots__ = ("_listener", "_over", "_target", "_waiting", "clients", "name", "path")
 
     def __init__(self, loop: Loop, name: str, path: str) -> None:
         # Without Sink's own: there is not one descriptor but one for each client.
@@ -168,6 +215,7 @@ class Endpoint(Sink):
         self.clients: set[Client] = set()
         self._target = -1  # where input goes while the app runs
         self._waiting = b""  # input that the app has not taken yet
+        self._over = False  # whether no more comes after that
         self._listener = control.listen(path)
         loop.watch(self._listener.fileno(), self._accept)
 
@@ -230,6 +278,16 @@ class Endpoint(Sink):
             client.pause()
         self._pass_on()
 
+    def feed(self, fd: int) -> None:
+        """Take input from a descriptor of the caller's too, to its end."""
+        self.clients.add(Caller(self, fd))
+
+    def end_input(self) -> None:
+        """Let the app come to the end of its input, once it has taken what there is."""
+        self._over = True
+        if not self._waiting:
+            self._shut()
+
     def _pass_on(self) -> None:
         try:
             count = os.write(self._target, self._waiting)
@@ -242,11 +300,14 @@ class Endpoint(Sink):
             self.loop.watch(self._target, self._pass_on, write=True)
             return
         self.loop.forget(self._target)
+        if self._over:
+            self._shut()
         for client in self.clients:
             client.resume()
 
     def _shut(self) -> None:
         self._waiting = b""
+        self._over = False
         if self._target >= 0:
             self.loop.forget(self._target)
             os.close(self._target)
@@ -347,6 +408,10 @@ class Streams:
         read_end, write_end = os.pipe()
         endpoint.open(write_end)
         return read_end
+
+    def feed(self, fd: int) -> None:
+        """Let the app read what comes from a descriptor, to its end, besides what clients send."""
+        self._endpoints["stdin"].feed(fd)
 
     def output(self, stream: int) -> Endpoint | None:
         """Give where stdout (1) or stderr (2) of the app goes; None where that is not here."""

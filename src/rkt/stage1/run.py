@@ -10,6 +10,7 @@ from rkt.const import (
     LOCK_FD_ENV,
     READY_FD_ENV,
     RELEASED,
+    STAGE2_PREFIX,
     SYSTEMD_NOTIFY,
 )
 from rkt.errors import EXIT_FAILURE, KernelError, RktError, describe
@@ -267,7 +268,12 @@ class Pod:
         wanted = iomux.modes(app.name, app.annotations)
         if iomux.is_plain(wanted):
             return None
-        return iomux.Streams(self.supervisor.loop, app.name, wanted, self.rootfs)
+        streams = iomux.Streams(self.supervisor.loop, app.name, wanted, self.rootfs)
+        if not self.options.mutable and wanted["stdin"] == "stream" and _is_pipeline(0):
+            readers = [one for one in self.manifest.apps if _reads(one)]
+            if len(readers) == 1:  # else nobody could say whose it is
+                streams.feed(0)
+        return streams
 
     def _listen(self, runs: list[apprun.AppRun]) -> None:
         """Take requests, if there is anything that can be asked of this pod."""
@@ -474,6 +480,16 @@ class Pod:
     def restrict(self, app: manifest.App, plan: spec.AppPlan) -> None:
         """Resolve what an app may not do or use."""
         planning.restrict(self, app, plan)
+
+
+def _is_pipeline(fd: int) -> bool:
+    """Say whether a descriptor is a pipe or a file: not a terminal, nor /dev/null."""
+    mode = os.fstat(fd).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISREG(mode)
+
+
+def _reads(app: manifest.App) -> bool:
+    return app.annotations.get(f"{STAGE2_PREFIX}stdin") == "stream"
 
 
 def _stdin() -> int:
