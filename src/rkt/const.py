@@ -75,6 +75,8 @@ POD_NAMES = "podnames"
 """Below the data directory: a link for each name of a pod."""
 BOOT_ID = "boot-id"
 """In a pod's directory: the host's boot ID when the pod was started."""
+NOT_STARTED = "not-started"
+"""In a pod's directory: why its stage1 could not be executed."""
 SYSTEMD_NOTIFY = "appc.io/executor/supports-systemd-notify"
 """An image annotation: `true` says that the app announces its readiness, as sd_notify(3) has it."""
 JOURNALS = ("/var/log/journal", "/run/log/journal")

@@ -516,13 +516,15 @@ def test_registration_on_request(rkt: RktContext, service: Service) -> None:
     result = rkt.rkt(OPEN, "run", path)
     assert (result.stdout, "metadata" in result.stderr) == ("url=\n", False)
     began = time.monotonic()
-    result = rkt.rkt(OPEN, "run", "--mds-register", path, status=254)
+    words = ("run", "--mds-register", "--pod-name=asks", path)
+    result = rkt.rkt(OPEN, *words, status=254)
     assert time.monotonic() - began > 2  # three attempts, a second apart
     assert result.stderr.endswith(
         'rkt: could not reach the metadata service. "/run/rkt/metadata-svc.sock": '
         "No such file or directory\n"
         "hint: run the pod with --mds-register=false, or start the service: rkt metadata-service\n"
     )
+    assert "asks-reason=was not started: could not reach" in rkt.rkt("status", "asks").stdout
 
 
 def test_a_service_that_does_not_answer_is_worth_a_warning(rkt: RktContext) -> None:

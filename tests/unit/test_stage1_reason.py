@@ -148,6 +148,12 @@ def test_of_a_running_pod_only_what_was_recorded(pod: lifecycle.Pod) -> None:
     assert why(pod, "running") == "exited with status 3"
 
 
+def test_stage1_was_not_executed(pod: lifecycle.Pod) -> None:
+    write(pod, "boot-id", b"of another boot\n")
+    write(pod, "not-started", b'tree "x" is not in the store\n')
+    assert why(pod) == 'was not started: tree "x" is not in the store'
+
+
 def test_the_supervisor_was_killed(pod: lifecycle.Pod) -> None:
     assert why(pod) == "was not started: its supervisor was killed before"
     write(pod, "pid", b"1\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rkt.const import BOOT_ID
+from rkt.const import BOOT_ID, NOT_STARTED
 from rkt.errors import SchemaError, one_line
 from rkt.pod.state import ENDED
 from rkt.schema import codec
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from rkt.pod.lifecycle import Pod
 
+_LONGEST = 400
 _BOOT_FILE = "/proc/sys/kernel/random/boot_id"
 
 
@@ -62,6 +63,9 @@ def _recorded(pod: Pod, path: str) -> Reason | None:
 
 def _derived(pod: Pod, *, started: bool) -> Reason:
     """Tell what happened to an app of whose end nothing was recorded: nobody was there to."""
+    failure = pod.read_text(NOT_STARTED)
+    if failure:
+        return Reason("start", f"was not started: {failure[:_LONGEST]}")
     boot = pod.read_text(BOOT_ID)
     if boot and boot != _present_boot():
         text = "the host was rebooted, or crashed,"

@@ -6,7 +6,7 @@ import os
 import sys
 
 from rkt import const, log
-from rkt.errors import KernelError, RktError
+from rkt.errors import KernelError, RktError, describe
 from rkt.linux import atomic, mounts
 from rkt.pod import state
 from rkt.stage0 import listening, nameservice, registration
@@ -26,9 +26,22 @@ STAGE2 = "stage1/rootfs/opt/stage2"
 def run(pod: Pod, request: RunRequest) -> NoReturn:
     """Replace this process by the pod's stage1.  The caller holds the pod's lock in state `run`.
 
-    Raises RktError if that cannot be done; the pod is then an exited one, which gc takes away.
+    Raises RktError if that cannot be done; the pod is then an exited one, which says why and which
+    gc takes away.
     """
     assert pod.where == state.RUN
+    try:
+        _run(pod, request)
+    except RktError as err:
+        try:
+            data = f"{describe(err)}\n".encode("utf-8", "replace")
+            atomic.write_file(f"{pod.path}/{const.NOT_STARTED}", data, durable=False)
+        except OSError as full:  # what is raised counts, not this
+            log.debug(f"cannot note why the pod was not started: {full.strerror}")
+        raise
+
+
+def _run(pod: Pod, request: RunRequest) -> NoReturn:
     os.umask(0o022)  # the caller's is not that of the apps
     stage1 = Stage1(pod)
     users = _private_users(pod)
