@@ -65,6 +65,28 @@ def test_the_image_is_what_the_app_left(rkt: RktContext, flags: tuple[str, ...])
     assert shown.stdout == "changed\n"
 
 
+@needs("userns")
+@pytest.mark.parametrize("flags", [(), ("--no-overlay",)], ids=["overlay", "no-overlay"])
+def test_users_of_the_pods_own_become_those_of_the_image(
+    rkt: RktContext, flags: tuple[str, ...]
+) -> None:
+    script = (
+        "touch /new; chown 1000:1001 /new; chmod 2755 /new; echo x >> /etc/base; rm /etc/gone; "
+        "rm -r /olddir; mkdir /olddir; ln -s nowhere /link"
+    )
+    uuid = exited(rkt, "--private-users", *flags, script=script)
+    out = f"{rkt.files}/out.aci"
+    rkt.rkt("export", uuid, out)
+    with tarfile.open(out) as tar:
+        members = {member.name: member for member in tar.getmembers()}
+    assert (members["rootfs/new"].uid, members["rootfs/new"].gid) == (1000, 1001)
+    assert members["rootfs/new"].mode == 0o2755
+    assert {(m.uid, m.gid) for n, m in members.items() if n != "rootfs/new"} == {(0, 0)}
+    assert {"rootfs/etc/base", "rootfs/olddir", "rootfs/link"} <= members.keys()
+    assert not {"rootfs/etc/gone", "rootfs/olddir/old"} & members.keys()
+    assert rkt.rkt(OPEN, "run", "--volume=v,kind=empty", out, "--exec=/bin/true").stdout == ""
+
+
 def test_what_is_refused(rkt: RktContext) -> None:
     uuid = exited(rkt, "--no-overlay", script="true")
     out = f"{rkt.files}/out.aci"

@@ -76,6 +76,14 @@ def test_a_tree_is_shifted_as_it_is(tmp_path: Path) -> None:
     assert os.lstat(top / "fifo").st_uid == (1 << 20) + 65534
     assert os.stat(top).st_uid == os.stat(top / "dir").st_uid == 1 << 20
     assert os.lstat("/etc/passwd").st_uid == before
+    os.chown(top / "dir", 7, 8)  # not one of the range
+    tree.shift_owners(str(top), Range(1 << 20), back=True)
+    found = os.stat(file)
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o7777) == (3, 4, 0o6755)
+    assert os.getxattr(file, "security.capability") == CAPABILITY
+    assert os.lstat(top / "fifo").st_uid == 65534
+    assert os.stat(top).st_uid == os.lstat(top / "symlink").st_uid == 0
+    assert (os.stat(top / "dir").st_uid, os.stat(top / "dir").st_gid) == (7, 8)
 
 
 def test_a_kernel_without_user_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -355,7 +355,7 @@ class Fetcher:
                 _say_unverified(record.name, key_id)
             else:
                 log.warning(
-                    f'the signature is by key {key_id}, which is not trusted for image '
+                    f"the signature is by key {key_id}, which is not trusted for image "
                     f'"{one_line(record.name)}"; what verified it before still counts'
                 )
         return record

@@ -259,17 +259,18 @@ def _copy_content(src: int, dst: int) -> None:
             os.close(fd)
 
 
-def shift_owners(path: str, users: Range) -> None:
+def shift_owners(path: str, users: Range, *, back: bool = False) -> None:
     """Give everything in a tree to the users of a range: ID 0 to its first, and so on.
 
     What belongs to an ID that the range has not goes to `nobody`.  Modes, times and capabilities of
-    files stay as they are.
+    files stay as they are.  With `back` it is undone; what is not of the range stays as it is.
     """
     root = os.open(path, _DIR | os.O_CLOEXEC)
     seen: set[int] = set()
+    shift = _Unshift(users) if back else _Shift(users)
     try:
         info = os.fstat(root)
-        os.fchown(root, _shifted(info.st_uid, users), _shifted(info.st_gid, users))
+        os.fchown(root, shift.owner(info.st_uid), shift.owner(info.st_gid))
         for _, fd, entries in walk(root):
             for entry in entries:
                 info = entry.stat(follow_symlinks=False)
@@ -277,13 +278,43 @@ def shift_owners(path: str, users: Range) -> None:
                     if info.st_ino in seen:
                         continue
                     seen.add(info.st_ino)
-                _shift_entry(fd, entry.name, info, users)
+                _shift_entry(fd, entry.name, info, shift)
     finally:
         os.close(root)
 
 
-def _shift_entry(fd: int, name: str, info: os.stat_result, users: Range) -> None:
-    uid, gid = _shifted(info.st_uid, users), _shifted(info.st_gid, users)
+class _Shift:
+    """From the IDs of an image to those of a pod's range."""
+
+    def __init__(self, users: Range) -> None:
+        self._users = users
+
+    def owner(self, number: int) -> int:
+        return self._users.shift + (number if number < self._users.count else _NOBODY)
+
+    def capability(self, value: bytes) -> bytes:
+        """Make a file capability (version 2) count for the root of the range only (version 3)."""
+        if len(value) != 20 or value[3] != 2:
+            return value
+        return value[:3] + b"\x03" + value[4:] + self._users.shift.to_bytes(4, "little")
+
+
+class _Unshift(_Shift):
+    """From the IDs of a pod's range to those of an image."""
+
+    def owner(self, number: int) -> int:
+        inside = self._users.inside(number)
+        return number if inside < 0 else inside
+
+    def capability(self, value: bytes) -> bytes:
+        """Make a file capability of the range's root one of everybody's root."""
+        if value[3:4] != b"\x03" or value[20:] != self._users.shift.to_bytes(4, "little"):
+            return value
+        return value[:3] + b"\x02" + value[4:20]
+
+
+def _shift_entry(fd: int, name: str, info: os.stat_result, shift: _Shift) -> None:
+    uid, gid = shift.owner(info.st_uid), shift.owner(info.st_gid)
     if not stat.S_ISREG(info.st_mode):
         os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False)
         if stat.S_ISDIR(info.st_mode):
@@ -298,20 +329,9 @@ def _shift_entry(fd: int, name: str, info: os.stat_result, users: Range) -> None
         os.fchown(file, uid, gid)  # clears set-id bits and capabilities
         os.fchmod(file, stat.S_IMODE(info.st_mode))
         if capability:
-            os.setxattr(file, "security.capability", _rooted(capability, users.shift))
+            os.setxattr(file, "security.capability", shift.capability(capability))
     finally:
         os.close(file)
-
-
-def _shifted(number: int, users: Range) -> int:
-    return users.shift + (number if number < users.count else _NOBODY)
-
-
-def _rooted(capability: bytes, root: int) -> bytes:
-    """Make a file capability (version 2) count for one root of a namespace only (version 3)."""
-    if len(capability) != 20 or capability[3] != 2:
-        return capability
-    return capability[:3] + b"\x03" + capability[4:] + root.to_bytes(4, "little")
 
 
 def set_directory(fd: int, info: os.stat_result) -> None:

@@ -43,8 +43,11 @@ class Range:
         return number - self.shift if 0 <= number - self.shift < self.count else -1
 
 
-def namespace(users: Range) -> int:
-    """Give the descriptor of a new user namespace with those IDs.  Raises KernelError."""
+def namespace(users: Range, *, back: bool = False) -> int:
+    """Give the descriptor of a new user namespace with those IDs.  Raises KernelError.
+
+    With `back` it is one for mounts that shift such IDs back.
+    """
     ready_r, ready_w = os.pipe()
     wait_r, wait_w = os.pipe()
 
@@ -64,7 +67,8 @@ def namespace(users: Range) -> int:
     os.close(wait_r)
     try:
         os.read(ready_r, 1)
-        write_maps(pid, f"0 {users.shift} {users.count}\n")
+        first, second = (users.shift, 0) if back else (0, users.shift)
+        write_maps(pid, f"{first} {second} {users.count}\n")
         return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     except OSError as err:
         raise KernelError("cannot make a user namespace", err) from err
