@@ -92,6 +92,21 @@ def test_the_template_runs_a_pod(bed: Bed, busybox: str) -> None:
     assert "Started rkt@web.service" in log
 
 
+def test_an_app_that_sigterm_ends_has_not_failed(bed: Bed, busybox: str) -> None:
+    words = f"--insecure-options=image {busybox} --exec=/bin/sleep -- 1000"
+    bed.write("/etc/rkt/run.d/sleep.conf", f"RKT_RUN={words}\n")
+    bed.tool("systemctl", "start", "rkt@sleep")
+    bed.tool("systemctl", "stop", "rkt@sleep")
+    (pod,) = bed.pods()
+    assert "shell=143" in bed.tool("rkt", "status", pod).stdout
+    assert bed.show("rkt@sleep", "Result") == {"Result": "success"}
+    uuid = bed.rkt("--insecure-options=image", "prepare", busybox, "--exec=/bin/sleep", "--",
+                   "1000").stdout.strip()  # fmt: skip
+    bed.tool("systemctl", "start", f"rkt-prepared@{uuid}")
+    bed.tool("systemctl", "stop", f"rkt-prepared@{uuid}")
+    assert bed.show(f"rkt-prepared@{uuid}", "Result") == {"Result": "success"}
+
+
 def test_a_missing_image_is_said_in_the_units_log(bed: Bed) -> None:
     bed.write("/etc/rkt/run.d/none.conf", "RKT_RUN=/nowhere.aci\n")
     bed.tool("systemctl", "start", "rkt@none", status=1)
