@@ -230,3 +230,16 @@ def test_streams_are_the_apps(bed: Bed, web: Web, flavor: str) -> None:
     assert logs.stderr == "err\n"
     assert logs.stdout == "out\n/dev/null\n"
     assert bed.show("web.service", "ExecMainStatus") == {"ExecMainStatus": "5"}
+
+
+def test_a_socket_of_the_template(bed: Bed) -> None:
+    path = server(bed, "server", ("http", "tcp", PORT))
+    words = " ".join(("--insecure-options=image", *activation.HOST_USR, path))
+    bed.write("/etc/rkt/run.d/web.conf", f"RKT_RUN={words}\n")
+    bed.write(f"{UNITS}/rkt@web.socket", f"[Socket]\nListenStream={PORT}\n")
+    bed.tool("systemctl", "daemon-reload")
+    bed.tool("systemctl", "start", "rkt@web.socket")
+    assert Web(bed).ask()[:2] == ["server", "rkt@web.socket"]
+    bed.tool("systemctl", "stop", "rkt@web.socket", "rkt@web.service")
+    assert bed.show("rkt@web.service", "Result") == {"Result": "success"}
+    os.unlink(f"{bed.root}{UNITS}/rkt@web.socket")

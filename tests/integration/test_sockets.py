@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rkt_testkit import activation
+from rkt_testkit import activation, foreign
 from rkt_testkit.acibuilder import AciBuilder
 from rkt_testkit.activation import HOST_USR, ask, holders, port_of
 from rkt_testkit.probes import needs
@@ -351,3 +351,15 @@ def test_a_service_for_each_connection(rkt: RktContext, web: socket.socket) -> N
         assert client.makefile().read() == "got hello\n"
     assert process.wait(60) == 0
     end(process, 0)
+
+
+def test_a_stage1_of_somebody_else_is_told_as_well(rkt: RktContext, web: socket.socket) -> None:
+    script = "echo $LISTEN_FDS $LISTEN_FDNAMES; test $LISTEN_PID = $$ && readlink /proc/self/fd/3"
+    odd = foreign.stage1(rkt, {"run": script}).path
+    process = activation.spawn(rkt, [web], *RUN, f"--stage1-path={odd}", server(rkt, web),
+                               names="http")  # fmt: skip
+    out, err = process.communicate(timeout=60)
+    inode = os.readlink(f"/proc/self/fd/{web.fileno()}")
+    assert out.decode().split() == ["1", "http", inode], err
+    rkt.rkt("gc", "--grace-period=0s")
+    rkt.rkt("gc", "--grace-period=0s")
