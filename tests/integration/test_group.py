@@ -322,6 +322,26 @@ def test_values_of_another_type(host: Host, column: str) -> None:
         assert "\x1b" not in result.stdout + result.stderr
 
 
+@pytest.mark.parametrize("change", ["size = 'x'", "digest = 'a' || digest", "labels = '{'"])
+def test_an_image_with_a_damaged_record_can_be_removed(host: Host, change: str) -> None:
+    aci = host.image()
+    uuid = host.rkt.rkt("prepare", aci.path).stdout.strip()
+    host.row(f"UPDATE images SET {change} WHERE key = ?", aci.key)
+    said = f'rkt: image "{aci.key}": its row in the database is damaged'
+    hint = f"hint: rkt image rm {aci.key}\n"
+    for words in (("image", "gc"), ("image", "rm", NAME), ("fetch", aci.path)):
+        text = host.root_refuses(*words)
+        assert said in text
+        assert text.endswith(hint)
+    assert f'is used by pod "{uuid}"' in host.root_refuses("image", "rm", aci.id)
+    host.rkt.rkt("rm", uuid)
+    done = host.rkt.rkt("image", "rm", aci.id)
+    assert done.stdout == f'successfully removed aci for image: "{aci.key}"\n'
+    assert not os.path.exists(f"{host.cas}/tree/{aci.key}")
+    host.rkt.rkt("fetch", aci.path)
+    host.rkt.rkt("image", "verify", "--all")
+
+
 @pytest.mark.parametrize("how", ["link", "pipe", "directory", "huge", "other", "gone"])
 def test_another_thing_in_the_place_of_an_archive(host: Host, how: str) -> None:
     aci, evil = host.image(), host.image(says="evil", version="2.0.0")

@@ -333,3 +333,18 @@ def test_many_processes_at_once(store: Store) -> None:
     assert len(store.trees()) == 5
     for kind in ("tmp", "imagelocks", "treelocks"):
         assert os.listdir(f"{store.path}/{kind}") == []
+
+
+def test_a_damaged_database_is_said_and_can_be_replaced(store: Store) -> None:
+    put(store, "ab")
+    store.close()
+    path = f"{store.path}/db/db.sqlite"
+    with open(path, "r+b") as file:
+        file.write(b"no SQLite format at all")
+    with pytest.raises(StoreError, match=r"db\.sqlite\": file is not a database$") as caught:
+        store.list()
+    assert caught.value.hint == "move it away, run rkt image gc, and fetch the images again"
+    os.unlink(path)
+    assert store.list() == []
+    put(store, "ab")
+    assert len(store.list()) == 1

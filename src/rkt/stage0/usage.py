@@ -136,12 +136,7 @@ class Remover:
 
         Gives false if files had to stay.  Raises RktError naming the pods that use it.
         """
-        pods = self._usage.pods(record.key)
-        if pods:
-            raise RktError(
-                f'image "{record.key}" is used by {_listed(pods)}',
-                hint=f"rkt rm {' '.join(pods)}",
-            )
+        self._refuse_if_used(record.key)
         order, tree = self._made_of(record)
         whole = self._store.remove(record.key)
         layers = [one for one in order if one.key != record.key and one.is_layer]
@@ -151,6 +146,20 @@ class Remover:
             for name in (tree, record.key):
                 whole = self._drop_tree(name) and whole
         return self._drop_layers(layers) and whole
+
+    def forget(self, key: str) -> bool:
+        """Remove an image whose record cannot be read; gives false if files had to stay."""
+        self._refuse_if_used(key)
+        whole = self._store.remove(key)
+        is_root = os.access(f"{self._store.path}/tree", os.R_OK | os.X_OK)
+        return is_root and self._drop_tree(key) and whole
+
+    def _refuse_if_used(self, key: str) -> None:
+        pods = self._usage.pods(key)
+        if pods:
+            raise RktError(
+                f'image "{key}" is used by {_listed(pods)}', hint=f"rkt rm {' '.join(pods)}"
+            )
 
     def unused(self, seconds: float) -> list[ImageRecord]:
         """Give the images that no pod uses, no other image needs and nobody used for that long."""

@@ -145,7 +145,11 @@ class Database:
                 # SQLite says "disk I/O error" or "unable to open", and means this.
                 raise StoreError(f'image store "{self.path}": {os.strerror(errno.ENOSPC)}',
                                  hint="make room, for example by rkt gc") from None  # fmt: skip
-            raise StoreError(f'image store "{self.path}": {err}') from err
+            code = getattr(err, "sqlite_errorcode", 0) & 0xFF
+            hint = None
+            if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                hint = "move it away, run rkt image gc, and fetch the images again"
+            raise StoreError(f'image store "{self.path}": {err}', hint=hint) from err
 
     def _exists(self) -> bool:
         try:

@@ -173,6 +173,14 @@ class Store:
             raise NotFound(f'image "{key}" is not in the store')
         return record
 
+    def is_damaged(self, key: str) -> bool:
+        """Say whether there is an image with this key whose record cannot be read."""
+        try:
+            self._row(key)
+        except DamagedRecord:
+            return True
+        return False
+
     def list(self, *, problems: _Names | None = None) -> list[ImageRecord]:
         """Give all images, oldest import first; with `problems` bad rows are noted there."""
         found = []
@@ -514,16 +522,27 @@ if TYPE_CHECKING:
 _ROW = (str, str, str, str, int, int, int, int, int, int, str, str, str, str, str, int)
 
 
+class DamagedRecord(StoreError):
+    """A row of the database cannot be read."""
+
+    def __init__(self, key: object) -> None:
+        is_key = isinstance(key, str) and len(key) == KEY_LENGTH and key[len(PREFIX) :].isalnum()
+        super().__init__(
+            f'image "{key}": its row in the database is damaged',
+            hint=f"rkt image rm {key}" if is_key else None,
+        )
+
+
 def _record(row: tuple[Any, ...]) -> ImageRecord:
     # SQLite keeps whatever a member of the group puts into a column.
     if tuple(map(type, row)) != _ROW or row[0] != image_key(row[1]):
-        raise StoreError(f'image "{row[0]}": its row in the database is damaged')
+        raise DamagedRecord(row[0])
     (key, digest, name, labels, imported, used, latest, size, tree_size, unpacked, source,
      *verification) = row  # fmt: skip
     try:
         pairs = codec.decode(labels.encode(), tuple[tuple[str, str], ...], "labels")
     except (SchemaError, UnicodeEncodeError) as err:
-        raise StoreError(f'image "{key}": its row in the database is damaged') from err
+        raise DamagedRecord(key) from err
     return ImageRecord(
         key, digest, name, pairs, imported, used, bool(latest), size, tree_size, bool(unpacked),
         source, Verification(*verification),

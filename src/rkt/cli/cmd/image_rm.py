@@ -7,6 +7,7 @@ from rkt.cli import output
 from rkt.cli.flags import Command
 from rkt.cli.images import IMAGE, stored
 from rkt.errors import NotFound, RktError, StoreError, UsageError, describe
+from rkt.store.images import KEY_LENGTH
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,8 +36,13 @@ def run(context: Context, args: Parsed) -> int:
 
     store = context.store()
     with store.guard(exclusive=True):
-        records: dict[str, ImageRecord] = {}
+        remover = Remover(store)
+        records: dict[str, ImageRecord | str] = {}
         for word in args.words:
+            key = word[:KEY_LENGTH]
+            if len(key) == KEY_LENGTH and store.is_damaged(key):
+                records[key] = key
+                continue
             try:
                 record = stored(context, word)
             except StoreError:
@@ -46,16 +52,20 @@ def run(context: Context, args: Parsed) -> int:
                 log.info(describe(err))
             else:
                 records[record.key] = record
-        remove(Remover(store), records.values())
+        remove(remover, records.values())
     return 0
 
 
-def remove(remover: Remover, records: Iterable[ImageRecord]) -> None:
-    """Remove images one by one, say what became of each, raise RktError if some are left."""
+def remove(remover: Remover, records: Iterable[ImageRecord | str]) -> None:
+    """Remove images one by one, say what became of each, raise RktError if some are left.
+
+    Of those whose record cannot be read there is only the key.
+    """
     removed = stale = failed = 0
     for record in records:
+        key = record if isinstance(record, str) else record.key
         try:
-            whole = remover.remove(record)
+            whole = remover.forget(key) if isinstance(record, str) else remover.remove(record)
         except NotFound:
             continue  # a layer that went with another one, which needed it
         except RktError as err:
@@ -64,8 +74,8 @@ def remove(remover: Remover, records: Iterable[ImageRecord]) -> None:
                 log.plain(f"hint: {err.hint}")
             failed += 1
             continue
-        log.info(f'successfully removed aci for imageID: "{record.key}"')
-        output.line(f'successfully removed aci for image: "{record.key}"')
+        log.info(f'successfully removed aci for imageID: "{key}"')
+        output.line(f'successfully removed aci for image: "{key}"')
         removed += 1
         stale += not whole
     if removed:
