@@ -395,6 +395,29 @@ def test_damage_that_can_be_repaired(rkt: RktContext, case: str) -> None:
     assert rkt.rkt("image", "verify", "--all").stderr == ""
 
 
+@pytest.mark.parametrize("how", ["other", "gone", "link", "pipe", "directory"])
+def test_the_copy_of_a_manifest_is_restored(rkt: RktContext, how: str) -> None:
+    (aci,) = store(rkt, base())
+    path = f"{rkt.data}/cas/manifest/{aci.key}"
+    with open(path, "rb") as file:
+        good = file.read()
+    os.unlink(path)
+    if how == "other":
+        write_new(path, good.replace(b"example", b"elpmaxe"))
+    elif how == "link":
+        os.symlink("/etc/passwd", path)
+    elif how == "pipe":
+        os.mkfifo(path)
+    elif how == "directory":
+        os.mkdir(path)
+    done = rkt.rkt("image", "verify", BASE)
+    said = f'rkt: image "{BASE}": restored the copy of its manifest that is for the group\n'
+    assert done.stderr == said
+    with open(path, "rb") as file:
+        assert file.read() == good
+    assert rkt.rkt("image", "verify", BASE).stderr == ""
+
+
 LOST: dict[str, tuple[Callable[[str], object], str]] = {
     "content": (lambda root: write(f"{root}/etc/both", b"evil"), "image hash does not match"),
     "shorter": (lambda root: os.truncate(f"{root}/etc/both", 2), "is shorter than it was"),

@@ -216,6 +216,24 @@ class Store:
             self._manifests[key] = known
         return known[1]
 
+    def mend_manifest(self, key: str) -> bool:
+        """Restore the copy of an unpacked image's manifest that is for the group; root only.
+
+        Gives false if nothing was wrong with it.
+        """
+        data = self.manifest_bytes(key)
+        path = self._part("manifest", key)
+        try:
+            if files.read(path) == data:
+                return False
+        except (StoreError, KernelError):
+            pass  # a link, a pipe, too large: something that a member of the group put there
+        with self.tmp_dir() as staging, self.lock_image(key):
+            files.write(f"{staging}/manifest", data)
+            files.unlink(path)
+            files.move(f"{staging}/manifest", path, replace=True)
+        return True
+
     def signature(self, key: str) -> bytes | None:
         """Give the detached signature that came with an image."""
         return files.read(self._part("sig", key))

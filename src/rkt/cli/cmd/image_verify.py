@@ -80,6 +80,8 @@ def _verify(store: Store, used: Usage, record: ImageRecord) -> None:
             raise _lost(again, record) from again
     output.line(f'successfully verified checksum for image: "{name}" ("{record.key}")')
     if os.geteuid() == 0:
+        if record.unpacked and store.mend_manifest(record.key):
+            log.info(f'image "{name}": restored the copy of its manifest that is for the group')
         _verify_rendered(store, used, record)
 
 
