@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -298,6 +299,36 @@ def test_archives_of_other_tools(rkt: RktContext) -> None:
         path = f"{rkt.files}/{kind}.tar"
         tool(rkt, "skopeo", "copy", "--quiet", f"oci:{layout}:latest", f"{kind}:{path}:app:latest")
         compare(rkt, f"{kind}:{path}", f"{layout}:latest")
+
+
+def test_out_of_the_store_and_into_another_one(rkt: RktContext) -> None:
+    """An image of layers as a directory, and as one ACI that another machine can use."""
+    upper = Layer().file("new", "x").whiteout("etc/gone").link("bin/cat", "bin/busybox")
+    config = {"Cmd": ["/bin/cat", "/new"]}
+    layout = Image([busybox(), upper], config=config).write(f"{rkt.files}/app", "v1")
+    address = f"oci:{layout}"
+    rkt.rkt(INSECURE, "fetch", address)
+    rkt.rkt("image", "extract", "app:v1", f"{rkt.files}/extracted")
+    rkt.rkt("image", "render", "app:v1", f"{rkt.files}/rendered")
+    found = listing(f"{rkt.files}/rendered/rootfs")
+    assert found == listing(f"{rkt.files}/extracted/rootfs")
+    assert {"new", "bin/cat", "etc/passwd"} <= found.keys()
+    assert "etc/gone" not in found
+    for name in ("extracted", "rendered"):
+        with open(f"{rkt.files}/{name}/manifest", encoding="utf-8") as file:
+            manifest = json.load(file)
+        assert manifest["name"] == "app"
+        assert "dependencies" not in manifest
+    done = rkt.rkt("image", "export", "app:v1", f"{rkt.files}/top.aci")
+    assert done.stderr == (
+        "rkt: warning: the files of this image are in its layers, which the ACI only names\n"
+        "hint: for an ACI with all of them use rkt image render and rkt image build\n"
+    )
+    rkt.rkt("image", "build", f"{rkt.files}/rendered", f"{rkt.files}/whole.aci")
+    rkt.rkt("image", "rm", "app:v1")
+    assert rkt.rkt("image", "list", "--all", "--no-legend").stdout == "\n"
+    done = rkt.rkt(INSECURE, "run", "--net=none", f"{rkt.files}/whole.aci")
+    assert done.stdout == "x"
 
 
 def test_layers_are_stored_once(rkt: RktContext, push: Callable[..., Image]) -> None:

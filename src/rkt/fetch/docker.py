@@ -34,7 +34,7 @@ from rkt.schema.oci import (
     decode_document,
     digest_of,
 )
-from rkt.schema.struct import Struct, replace
+from rkt.schema.struct import Struct
 from rkt.schema.textual import appc_arch
 from rkt.schema.types import BadValue, parse_date, sanitize_ac_identifier
 from rkt.store import layout
@@ -217,9 +217,8 @@ def _sized(store: Store, record: ImageRecord) -> ImageRecord:
             child = store.get(store.resolve(dependency.image_id or ""))
             if child.key not in sizes:
                 todo.append(child)
-    size = sum(sizes.values())
-    store.set_tree_size(record.key, size)
-    return replace(record, tree_size=size)
+    store.set_tree_size(record.key, sum(sizes.values()))
+    return store.get(record.key)
 
 
 def remember(store: Store, url: str, record: ImageRecord) -> None:

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 from rkt.errors import KernelError, StoreError
 from rkt.image import render
 from rkt.linux import tree
+from rkt.schema import codec
+from rkt.schema.image import ImageManifest
+from rkt.store.images import LAYER_PREFIXES
 
 if TYPE_CHECKING:
     from rkt.store.images import ImageRecord, Store
@@ -16,8 +19,14 @@ if TYPE_CHECKING:
 def extract(store: Store, record: ImageRecord, target: str, *, rootfs_only: bool) -> None:
     """Write manifest and rootfs of an image, without its dependencies, in the place of `target`.
 
-    Who is not root becomes the owner of everything.  After an error `target` is as it was.
+    The layers of a converted image are parts of it, not dependencies.  Who is not root becomes the
+    owner of everything.  After an error `target` is as it was.
     """
+    if has_layers(store.manifest(record.key)):
+        if os.geteuid() != 0:
+            raise StoreError(f'image "{record.key}" consists of layers: only root can extract it')
+        write_rendered(store, record, target, rootfs_only=rootfs_only)
+        return
     staging = _make_staging(target)
     try:
         source = _unpacked(store, record, staging)
@@ -47,6 +56,11 @@ def write_rendered(store: Store, record: ImageRecord, target: str, *, rootfs_onl
         raise _failure(err, staging, target) from err
     finally:
         tree.remove(staging)
+
+
+def has_layers(manifest: ImageManifest) -> bool:
+    """Say whether an image was converted: what it depends on are its own layers."""
+    return any(one.image_name.startswith(LAYER_PREFIXES) for one in manifest.dependencies)
 
 
 def _make_staging(target: str) -> str:
@@ -93,8 +107,20 @@ def _unpacked(store: Store, record: ImageRecord, staging: str) -> str:
 def _compose(store: Store, record: ImageRecord, rootfs: str, target: str) -> None:
     os.mkdir(target, 0o755)
     render.copy_tree(rootfs, f"{target}/rootfs")
+    manifest = store.manifest(record.key)
+    data = store.manifest_bytes(record.key)
+    if has_layers(manifest):
+        # The layers are in this rootfs: what is built from it must not ask for them again.
+        data = codec.encode(
+            ImageManifest.create(
+                manifest.name,
+                labels=manifest.labels,
+                app=manifest.app,
+                annotations=manifest.annotations,
+            )
+        )
     with open(f"{target}/manifest", "xb") as file:
-        file.write(store.manifest_bytes(record.key))
+        file.write(data)
 
 
 def _put(done: str, target: str) -> None:

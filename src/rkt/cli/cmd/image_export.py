@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from rkt import log
 from rkt.cli.flags import Command, Flag
 from rkt.cli.images import stored
 from rkt.errors import RktError, UsageError
@@ -24,6 +25,7 @@ COMMAND = Command(
 def run(context: Context, args: Parsed) -> int:
     """Write an image to a file; nothing is left of it after a failure."""
     from rkt.image.export import export_tar
+    from rkt.image.extract import has_layers
     from rkt.linux.newfile import new_file
 
     if len(args.words) != 2:
@@ -38,4 +40,7 @@ def run(context: Context, args: Parsed) -> int:
     with new_file(target) as file:
         export_tar(context.store(), key, file)
     context.store().touch(key)
+    if has_layers(context.store().manifest(key)):
+        log.warning("the files of this image are in its layers, which the ACI only names")
+        log.plain("hint: for an ACI with all of them use rkt image render and rkt image build")
     return 0

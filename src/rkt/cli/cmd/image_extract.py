@@ -23,7 +23,7 @@ COMMAND = Command(
 {IMAGE}
 
 Writes manifest and root file system of the image itself to a new directory; what it depends on is
-left out.  Owners are kept when root does it.""",
+left out, but not the layers of a docker or OCI image.  Owners are kept when root does it.""",
     flags=FLAGS,
 )
 
@@ -35,6 +35,8 @@ def run(context: Context, args: Parsed) -> int:
     if len(args.words) != 2:
         raise UsageError("an image and an output directory are needed", command=COMMAND.name)
     target = check_output(context, args.words[1], overwrite=args.flag("overwrite"))
-    record = stored(context, args.words[0])
-    extract(context.store(), record, target, rootfs_only=args.flag("rootfs-only"))
+    store = context.store()
+    with store.guard(exclusive=False):
+        record = stored(context, args.words[0])
+        extract(store, record, target, rootfs_only=args.flag("rootfs-only"))
     return 0
