@@ -101,6 +101,19 @@ def test_list_full_fields_and_json(rkt: RktContext) -> None:
     assert rkt.rkt("image", "list", "--no-legend").stdout == "\n"
 
 
+def test_list_sorts_by_the_size_that_it_shows(rkt: RktContext) -> None:
+    many = AciBuilder("example.com/many")
+    for number in range(1500):
+        many.file(f"f{number}")
+    store(rkt, AciBuilder("example.com/large").file("f", bytes(300_000)), many)
+    lines = rkt.rkt(
+        "image", "list", "--no-legend", "--full", "--fields=name,size", "--sort=size"
+    ).stdout.splitlines()
+    names, sizes = zip(*(re.split("\t+", line) for line in lines), strict=True)
+    assert names == ("example.com/many:1.0.0", "example.com/large:1.0.0")
+    assert int(sizes[0]) < int(sizes[1])
+
+
 @pytest.mark.parametrize(
     ("flag", "text"),
     [

@@ -48,7 +48,7 @@ _SORT: dict[str, Callable[[ImageRecord], str | int]] = {
     "appname": lambda record: record.name,
     "name": lambda record: record.name,
     "lastused": lambda record: record.last_used,
-    "size": lambda record: record.size + record.tree_size,
+    "size": lambda record: record.tree_size or record.size,
 }
 
 
