@@ -12,7 +12,7 @@ import pytest
 from rkt.config.insecure import InsecureOptions
 from rkt.errors import FetchError, HTTPStatusError, KernelError
 from rkt.fetch.download import Sink, download, exclusive
-from rkt.fetch.http import Client, Unreachable, shown
+from rkt.fetch.http import Client, Unreachable, proxy_for, shown
 from rkt_testkit.origin import Origin
 from rkt_testkit.probes import enforce
 
@@ -129,6 +129,27 @@ def test_proxy_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert failure(URL) == text
     monkeypatch.setenv("HTTPS_PROXY", "socks5://localhost:1")
     assert "unsupported scheme socks5" in failure(URL)
+
+
+@pytest.mark.parametrize(("excepted", "url", "is_direct"), [
+    ("localhost", "https://localhost:1/x", True),
+    ("example.com", "https://dl.example.com/x", True),
+    (".example.com", "https://dl.example.com/x", True),
+    ("example.com", "https://badexample.com/x", False),
+    ("*", "https://example.com/x", True),
+    ("127.0.0.1", "https://127.0.0.1:1/x", True),
+    ("a/b,10.0.0.0/8, 127.0.0.0/8", "https://127.1.2.3:1/x", True),
+    ("10.0.0.0/8", "https://127.0.0.1:1/x", False),
+    ("::/64", "https://[::1]:1/x", True),
+    ("", "https://example.com/x", False),
+])  # fmt: skip
+@pytest.mark.usefixtures("origin")
+def test_hosts_without_a_proxy(
+    monkeypatch: pytest.MonkeyPatch, excepted: str, url: str, is_direct: bool
+) -> None:
+    monkeypatch.setenv("NO_PROXY", excepted)
+    monkeypatch.setenv("HTTPS_PROXY", "me:secret@localhost:1")
+    assert proxy_for(url) == ("" if is_direct else "http://me:secret@localhost:1")
 
 
 @pytest.mark.parametrize("url", ["ftp://example.com/x", "https:///x", "example.com"])

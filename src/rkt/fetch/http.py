@@ -243,19 +243,8 @@ class Client:
             lost = any(isinstance(one, failures.NameResolutionError) for one in causes)
             if any(isinstance(one, failures.ProxyError) for one in causes):
                 lost = True
-                where += f'through the proxy "{shown(self._proxy(url))}": '
+                where += f'through the proxy "{shown(proxy_for(url))}": '
             raise Unreachable(where + _reason(err, self._stall), is_found=not lost) from None
-
-    def _proxy(self, url: str) -> str:
-        """Give the proxy of the environment for a URL, with its credentials; empty if none."""
-        from urllib.request import getproxies, proxy_bypass
-
-        parts = urlsplit(url)
-        proxies = getproxies()
-        proxy = proxies.get(parts.scheme) or proxies.get("all", "")
-        if not proxy or proxy_bypass(parts.netloc.rpartition("@")[2]):
-            return ""
-        return proxy if "://" in proxy else f"http://{proxy}"
 
     def _pool(self, url: str) -> PoolManager:
         """Give the connection pool for a URL: direct, or through the proxy of the environment."""
@@ -263,7 +252,7 @@ class Client:
         from urllib3.util import make_headers
 
         parts = urlsplit(url)
-        proxy = self._proxy(url)
+        proxy = proxy_for(url)
         if parts.scheme == "https" and self._insecure.tls and not self._warned:
             self._warned = True
             log.warning("TLS verification has been disabled")
@@ -294,6 +283,37 @@ class Client:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         return context
+
+
+def proxy_for(url: str) -> str:
+    """Give the proxy of the environment for a URL, with its credentials; empty if none."""
+    from urllib.request import getproxies, proxy_bypass
+
+    parts = urlsplit(url)
+    proxies = getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all", "")
+    if not proxy or proxy_bypass(parts.netloc.rpartition("@")[2]):
+        return ""
+    if _is_in_network(parts.hostname or "", proxies.get("no", "")):
+        return ""
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _is_in_network(host: str, excepted: str) -> bool:
+    """Say whether a host is an address in one of the networks of no_proxy, as curl reads it."""
+    from ipaddress import ip_address, ip_network
+
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    for word in excepted.split(","):
+        try:
+            if "/" in word and address in ip_network(word.strip(), strict=False):
+                return True
+        except ValueError:
+            continue  # a name, or nonsense: it excepts nothing
+    return False
 
 
 def _checked(reply: Reply) -> Reply:
