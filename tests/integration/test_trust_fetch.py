@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sqlite3
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -442,13 +443,27 @@ def test_many_at_once_download_once(rkt: RktContext, origin: Origin, trusted: Ac
 
 
 @pytest.mark.usefixtures("trusted")
-def test_interrupted_in_the_middle(rkt: RktContext, origin: Origin) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interrupted_in_the_middle(rkt: RktContext, origin: Origin, number: signal.Signals) -> None:
     origin.resources[IMAGE].stall = 20_000
     process = rkt.spawn("fetch", NAME)
     rkt.wait_for(lambda: len(origin.asked(IMAGE)) == 1)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(10) == -signal.SIGINT
+    process.send_signal(number)
+    assert process.wait(10) == -number
     assert_nothing(rkt)
+    assert os.listdir(f"{rkt.data}/cas/partial") == []
+
+
+@pytest.mark.usefixtures("trusted")
+def test_nohup_is_respected(rkt: RktContext, origin: Origin) -> None:
+    origin.resources[IMAGE].stall = 20_000
+    argv = [*rkt.enter_argv(), "nohup", *rkt.argv("fetch", NAME)[len(rkt.enter_argv()) :]]
+    process = subprocess.Popen(argv, env=rkt.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    rkt.wait_for(lambda: len(origin.asked(IMAGE)) == 1)
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    assert process.returncode == -signal.SIGTERM
 
 
 def test_killed_in_the_middle(rkt: RktContext, origin: Origin, trusted: Aci) -> None:

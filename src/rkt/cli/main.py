@@ -35,6 +35,8 @@ def main(argv: Sequence[str], *, lib_dir: str = const.LIB_DIR) -> int:
         return err.exit_code
     except KeyboardInterrupt:
         _die_of_sigint()
+    except _Ended as end:
+        os.kill(os.getpid(), end.number)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return errors.EXIT_FAILURE
@@ -83,6 +85,29 @@ def _trace(err: BaseException) -> None:
     import traceback
 
     log.plain("".join(traceback.format_exception(err)).rstrip())
+
+
+class _Ended(BaseException):
+    """A signal asks rkt to end: unwinds as Ctrl-C does, so that nothing half-written is left."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _unwind_when_asked_to_end() -> None:
+    import _signal as signal  # type: ignore[import-not-found] # `signal` would bring enum
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+
+    def end(number: int, frame: object) -> None:  # noqa: ARG001
+        for one in numbers:
+            signal.signal(one, signal.SIG_DFL)  # a second one ends rkt at once
+        raise _Ended(number)
+
+    for number in numbers:
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup has SIGHUP ignored
+            signal.signal(number, end)
 
 
 def _die_of_sigint() -> None:
@@ -140,6 +165,7 @@ def _run(module: ModuleType, entry: Entry, parsed: Parsed, lib_dir: str) -> int:
     log.configure(debug=context.debug)
     if entry.root and os.geteuid() != 0:
         raise errors.RktError("cannot run as unprivileged user")
+    _unwind_when_asked_to_end()
     status: int = module.run(context, parsed)
     sys.stdout.flush()
     return status

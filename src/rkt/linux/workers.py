@@ -70,8 +70,10 @@ def _prepare(parent: int) -> None:
     libc.prctl(libc.PR_SET_PDEATHSIG, sig.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)  # noqa: TID251
-    # Ctrl-C goes to the whole group: the parent decides what it means, and ends its workers.
-    sig.signal(sig.SIGINT, sig.SIG_IGN)
+    # Ctrl-C and the end of a terminal go to the whole group: the parent decides what they mean,
+    # and ends its workers.
+    for number in (sig.SIGINT, sig.SIGTERM, sig.SIGHUP):
+        sig.signal(number, sig.SIG_IGN)
 
 
 def _loop(stream: socket.socket, serve: Callable[[bytes, Sequence[int]], bytes]) -> None:
