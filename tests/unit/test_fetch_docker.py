@@ -408,8 +408,10 @@ def test_credentials_do_not_leave_for_plain_http(
     (tmp_path / "config").rmdir()
     login(tmp_path, plain)
     origin.requests.clear()
-    text = refusal(fetch, AuthError, address=f"docker://{plain}/app:v1", http=True)
-    assert text.endswith("bad HTTP status code: 401")
+    with pytest.raises(AuthError) as caught:
+        fetch(f"docker://{plain}/app:v1", http=True)
+    assert caught.value.message.endswith("bad HTTP status code: 401")
+    assert caught.value.hint == f'the credentials for "{plain}" are only sent over https'
     assert all("Authorization" not in request.headers for request in origin.requests)
 
 

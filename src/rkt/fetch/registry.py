@@ -111,12 +111,13 @@ class Registry:
 
     def _refused(self, url: str) -> AuthError:
         host = self._reference.host
-        return AuthError(
-            f'"{shown(url)}": bad HTTP status code: 401',
-            hint=f'credentials for "{host}" go into a file of kind "dockerAuth" in auth.d'
-            if self._login is None
-            else f'the credentials for "{host}" are refused',
-        )
+        if self._login is None:
+            hint = f'credentials for "{host}" go into a file of kind "dockerAuth" in auth.d'
+        elif self._is_https():
+            hint = f'the credentials for "{host}" are refused'
+        else:
+            hint = f'the credentials for "{host}" are only sent over https'
+        return AuthError(f'"{shown(url)}": bad HTTP status code: 401', hint=hint)
 
     def _authorize(self, challenge: str, used: str) -> bool:
         """Get a new authorization for a challenge; false if there is no way."""
