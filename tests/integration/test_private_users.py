@@ -150,11 +150,12 @@ def test_a_network_of_its_own(rkt: RktContext) -> None:
     assert result.stdout == "admin\n"
 
 
-def test_enter(rkt: RktContext) -> None:
+@pytest.mark.parametrize("runtime", ["crun", "runc"])
+def test_enter(rkt: RktContext, runtime: str) -> None:
     saved = f"{rkt.files}/uuid"
     process = rkt.spawn(
         OPEN, "run", "--private-users", f"--uuid-file-save={saved}", image(rkt), "--",
-        "echo ready; sleep 1000",
+        "echo ready; sleep 1000", env={"RKT_OCI_RUNTIME": runtime},
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
@@ -164,8 +165,16 @@ def test_enter(rkt: RktContext) -> None:
     shift = result.stdout.split()[2]
     with open(f"{rkt.pod_dir(uuid)}/private-users-prepared") as file:
         assert file.read().split(":")[0] == shift
+    words = ("sh", "-c", "echo opened anew >/dev/stderr; cat /dev/stdin >/dev/stdout")
+    result = rkt.rkt("enter", uuid, *words, input="x")
+    assert (result.stdout, result.stderr) == ("x", "opened anew\n")
     rkt.rkt("stop", uuid)
     process.wait(20)
+
+
+def test_a_host_without_message_queues(rkt: RktContext) -> None:
+    rkt.run([*rkt.enter_argv(), "umount", "-l", "/dev/mqueue"])
+    assert sh(rkt, "ls -d /dev/shm", "--ipc=parent").stdout == "/dev/shm\n"
 
 
 def test_a_killed_supervisor_leaves_nothing(rkt: RktContext) -> None:

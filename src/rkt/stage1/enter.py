@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from rkt import quickjson
 from rkt.errors import KernelError, NotFound, PodStateError, RktError, SchemaError, UsageError
@@ -33,7 +34,7 @@ def _main(argv: list[str]) -> int:
         from rkt.stage1 import session
 
         return session.Session("enter").run(chosen, app, process)
-    _lend(config)
+    _lend(config, app)
     fd = os.memfd_create("process")
     os.write(fd, quickjson.dumps(process).encode())
     os.set_inheritable(fd, True)
@@ -116,9 +117,16 @@ def _process(
     return process
 
 
-def _lend(config: dict[str, object]) -> None:
-    """Let the command use the caller's pipes, as far as SELinux is concerned."""
-    context = manifest.mapping(config, "linux", "configuration of the app").get("mountLabel")
+def _lend(config: dict[str, object], app: str) -> None:
+    """Let the command open the caller's pipes anew, as /dev/stderr."""
+    where = f'configuration of app "{app}"'
+    linux = manifest.mapping(config, "linux", where)
+    for ids in manifest.mappings(linux, "uidMappings", where):  # the command is not the host's root
+        owner = manifest.integer(ids, "hostID", where)
+        for fd in (0, 1, 2):  # runc does it too, crun does not
+            if stat.S_ISFIFO(os.fstat(fd).st_mode):
+                os.fchown(fd, owner, owner)
+    context = linux.get("mountLabel")
     if isinstance(context, str):
         from rkt.linux import selinux
 

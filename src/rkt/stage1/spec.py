@@ -211,7 +211,10 @@ def _within_users(
     for mount in system:
         target = str(mount["destination"])
         options = binds.get(target)
-        changed.append(_mount(target, "bind", target, options) if options else mount)
+        if not options:
+            changed.append(mount)
+        elif os.path.isdir(target):  # else the host has none
+            changed.append(_mount(target, "bind", target, options))
     if not plan.terminal and not any(b.target in ("/dev", "/dev/console") for b in plan.binds):
         changed.append(_mount("/dev/console", "bind", "/dev/null", ["bind"]))
     return changed
