@@ -96,18 +96,15 @@ class _Ended(BaseException):
 
 
 def _unwind_when_asked_to_end() -> None:
-    import _signal as signal  # type: ignore[import-not-found] # `signal` would bring enum
+    from rkt.linux import sig
 
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-
-    def end(number: int, frame: object) -> None:  # noqa: ARG001
-        for one in numbers:
-            signal.signal(one, signal.SIG_DFL)  # a second one ends rkt at once
+    def end(number: int, _frame: object) -> None:
+        sig.end_by_default()  # a second one ends rkt at once
         raise _Ended(number)
 
-    for number in numbers:
-        if signal.getsignal(number) == signal.SIG_DFL:  # nohup has SIGHUP ignored
-            signal.signal(number, end)
+    for number in sig.ENDING:
+        if sig.getsignal(number) == sig.SIG_DFL:  # nohup has SIGHUP ignored
+            sig.signal(number, end)
 
 
 def _die_of_sigint() -> None:

@@ -21,7 +21,7 @@ from rkt.errors import (
     RktError,
     SchemaError,
 )
-from rkt.linux import atomic, lock, proc, tree
+from rkt.linux import atomic, lock, proc, sig, tree
 from rkt.pod import mutable, report, view
 from rkt.schema.struct import replace
 from rkt.stage0 import registration
@@ -314,6 +314,7 @@ def attach(pod: Pod, app: str, action: str, flags: Sequence[str], *, debug: bool
     os.chdir(pod.path)
     sys.stdout.flush()
     try:
+        sig.end_by_default()
         os.execve(program, argv, environment)
     except OSError as err:
         raise KernelError("cannot execute the attach program of stage1", err, program) from err

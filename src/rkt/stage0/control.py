@@ -6,7 +6,7 @@ import os
 import sys
 
 from rkt.errors import CommandError, KernelError, PodStateError, RktError
-from rkt.linux import proc
+from rkt.linux import proc, sig
 from rkt.stage0.entrypoint import Stage1
 
 TYPE_CHECKING = False
@@ -27,6 +27,7 @@ def enter(pod: Pod, app: str, command: Sequence[str]) -> NoReturn:
     os.chdir(pod.path)
     sys.stdout.flush()
     try:
+        sig.end_by_default()
         os.execv(program, [program, f"--pid={pid}", f"--appname={app}", "--", *command])
     except OSError as err:
         raise KernelError("cannot execute the enter program of stage1", err, program) from err

@@ -7,7 +7,7 @@ import sys
 
 from rkt import const, log
 from rkt.errors import KernelError, RktError, describe
-from rkt.linux import atomic, mounts
+from rkt.linux import atomic, mounts, sig
 from rkt.pod import state
 from rkt.stage0 import listening, nameservice, registration
 from rkt.stage0.entrypoint import Stage1
@@ -108,6 +108,7 @@ def _become(
     shown = ["--mds-token=****" if word.startswith("--mds-token=") else word for word in argv]
     log.debug(f"starting stage1: {' '.join(shown)}")
     try:
+        sig.end_by_default()
         os.execve(argv[0], argv, environment)
     except OSError as err:
         raise KernelError("cannot execute the run program of stage1", err, argv[0]) from err

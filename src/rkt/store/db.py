@@ -11,7 +11,7 @@ import errno
 import os
 
 # The package around it has nothing that is used here, and loads `datetime`.
-from _sqlite3 import Error, OperationalError, connect
+from _sqlite3 import SQLITE_CORRUPT, SQLITE_NOTADB, Error, OperationalError, connect
 from contextlib import contextmanager
 
 from rkt.errors import StoreError
@@ -147,7 +147,7 @@ class Database:
                                  hint="make room, for example by rkt gc") from None  # fmt: skip
             code = getattr(err, "sqlite_errorcode", 0) & 0xFF
             hint = None
-            if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            if code in (SQLITE_CORRUPT, SQLITE_NOTADB):
                 hint = "move it away, run rkt image gc, and fetch the images again"
             raise StoreError(f'image store "{self.path}": {err}', hint=hint) from err
 
