@@ -12,7 +12,7 @@ import pytest
 from rkt.errors import ArchiveError, FetchError, RktError, describe
 from rkt.fetch.address import classify, docker_reference
 from rkt.fetch.layout import LocalFetcher
-from rkt.image import layerindex
+from rkt.image import layerindex, names
 from rkt.image.appsection import app_section
 from rkt.image.export import archive_chunks
 from rkt.image.ingest import ingest
@@ -27,6 +27,8 @@ from rkt.image.merge import Merged
 from rkt.image.render import render
 from rkt.image.split import skeleton
 from rkt.image.verify import verify_rendered
+from rkt.linux import spill
+from rkt.linux.spill import Scratch
 from rkt.schema.docker import parse_reference
 from rkt.schema.image import decode_image_manifest
 from rkt.schema.oci import ContainerConfig, Descriptor, Platform, choose
@@ -44,8 +46,17 @@ if TYPE_CHECKING:
 NAME = layer_name("sha256:" + "0" * 64)
 
 
+@pytest.fixture(name="_room", params=["memory", "file"])
+def room(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have names in memory, as those of small images are, or in a file at once."""
+    if request.param == "file":
+        monkeypatch.setattr(spill, "_EACH", 1 << 40)
+        monkeypatch.setattr(names, "_FILE_ROOM", 1 << 40)
+        monkeypatch.setattr(names, "_NODE_ROOM", 1 << 40)
+
+
 @pytest.fixture
-def store(tmp_path: pathlib.Path) -> Iterator[Store]:
+def store(tmp_path: pathlib.Path, _room: None) -> Iterator[Store]:
     made = Store(str(tmp_path / "data"))
     yield made
     made.close()
@@ -156,7 +167,8 @@ def test_entries_that_come_twice_and_go_through_links(tmp_path: pathlib.Path) ->
     assert made.getmember("rootfs/usr").mode == 0o755
     assert made.getmember("rootfs/d").isdir()
     assert (tar_kind := made.getmember("rootfs/lib")).issym() and tar_kind.linkname == "usr/lib"
-    assert Merged().apply(index).is_plain
+    with Scratch.within(str(tmp_path)) as scratch:
+        assert Merged(scratch).apply(index).is_plain
 
 
 @pytest.mark.parametrize(("layer", "expected"), [
@@ -188,37 +200,52 @@ def test_a_link_to_a_lower_layer(tmp_path: pathlib.Path) -> None:
 # --- the merged tree ---------------------------------------------------------------------------
 
 
-def merged(*layers: Layer) -> Merged:
-    tree = Merged()
+@pytest.fixture
+def scratch(tmp_path: pathlib.Path, _room: None) -> Iterator[Scratch]:
+    with Scratch.within(str(tmp_path)) as made:
+        yield made
+
+
+def merged(scratch: Scratch, *layers: Layer) -> Merged:
+    tree = Merged(scratch)
     for layer in layers:
         tree.apply(scan(io.BytesIO(layer.tar())))
     return tree
 
 
-def test_deletions() -> None:
+def bare(tree: Merged) -> set[bytes]:
+    return {path for path, _ in tree.bare_directories().items()}
+
+
+def test_deletions(scratch: Scratch) -> None:
     base = Layer().directory("a").file("a/x").file("a/y").directory("b").file("b/z").file("c")
-    tree = merged(base, Layer().whiteout("a/x").opaque("b").file("b/new").whiteout("none/at/all"))
-    assert tree.paths() == {b"a", b"a/y", b"b", b"b/new", b"c"}
+    tree = merged(
+        scratch, base, Layer().whiteout("a/x").opaque("b").file("b/new").whiteout("none/at/all")
+    )
+    assert set(tree.paths()) == {b"a", b"a/y", b"b", b"b/new", b"c"}
     # what a layer deletes is below it, never its own
-    tree = merged(base, Layer().file("a/x", "new").whiteout("a/x").whiteout("c").file("c/now/dir"))
-    assert tree.paths() >= {b"a/x", b"c", b"c/now", b"c/now/dir"}
-    tree = merged(base, Layer().whiteout("b"), Layer().file("b/again"))
-    assert tree.bare_directories() == {b"b"}  # its owner and mode are not those of the deleted one
-    assert merged(base, Layer().whiteout("b"), Layer().directory("b")).bare_directories() == set()
+    tree = merged(
+        scratch, base, Layer().file("a/x", "new").whiteout("a/x").whiteout("c").file("c/now/dir")
+    )
+    assert set(tree.paths()) >= {b"a/x", b"c", b"c/now", b"c/now/dir"}
+    tree = merged(scratch, base, Layer().whiteout("b"), Layer().file("b/again"))
+    assert bare(tree) == {b"b"}  # its owner and mode are not those of the deleted one
+    tree = merged(scratch, base, Layer().whiteout("b"), Layer().directory("b"))
+    assert bare(tree) == set()
 
 
-def test_types_change() -> None:
+def test_types_change(scratch: Scratch) -> None:
     base = Layer().directory("d").file("d/x").file("f").symlink("s", "d")
-    tree = merged(base, Layer().file("d").directory("f").directory("s").file("s/y"))
-    assert tree.paths() == {b"d", b"f", b"s", b"s/y"}
-    tree = merged(base, Layer().file("s/y"))
-    assert tree.paths() == {b"d", b"d/x", b"d/y", b"f", b"s"}
+    tree = merged(scratch, base, Layer().file("d").directory("f").directory("s").file("s/y"))
+    assert set(tree.paths()) == {b"d", b"f", b"s", b"s/y"}
+    tree = merged(scratch, base, Layer().file("s/y"))
+    assert set(tree.paths()) == {b"d", b"d/x", b"d/y", b"f", b"s"}
 
 
-def test_a_link_leads_nowhere_but_inside() -> None:
+def test_a_link_leads_nowhere_but_inside(scratch: Scratch) -> None:
     base = Layer().symlink("up", "../../../etc").symlink("abs", "/etc").symlink("none", "x/y")
     top = Layer().file("up/a").file("abs/b").file("none/c")
-    assert merged(base, top).paths() >= {b"etc/a", b"etc/b", b"x/y/c"}
+    assert set(merged(scratch, base, top).paths()) >= {b"etc/a", b"etc/b", b"x/y/c"}
 
 
 # --- whole images ------------------------------------------------------------------------------

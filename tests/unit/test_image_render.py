@@ -10,7 +10,8 @@ import pytest
 
 from rkt.errors import KernelError, RenderError
 from rkt.image import ingest
-from rkt.image.render import Tree, copy_tree, dependency_order, render
+from rkt.image.order import dependency_order
+from rkt.image.render import Tree, copy_tree, render
 from rkt.store.images import VERIFIED, ImageKey, Store, Verification
 from rkt_testkit.acibuilder import AciBuilder
 

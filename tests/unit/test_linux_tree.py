@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rkt.linux import tree
+from rkt.linux import spill, tree
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,6 +75,66 @@ def test_remove_many_kinds(tmp_path: Path) -> None:
         (top / f"f{number}").touch()
     tree.remove(str(top))
     assert os.listdir(tmp_path) == []
+
+
+@pytest.fixture
+def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tree with a directory that is large for what counts as large here."""
+    monkeypatch.setattr(tree, "_MANY", 50)
+    monkeypatch.setattr(tree, "_FEW", 8)
+    top = tmp_path / "top"
+    for number in range(130):
+        (top / "large" / f"d{number}" / "x").mkdir(parents=True)
+        (top / "large" / f"f{number}").write_text(str(number))
+    (top / "large" / "\udcff").touch()
+    os.link(top / "large" / "f7", top / "large" / "g7")
+    (top / "large" / "link").symlink_to("f7")
+    (top / "small").mkdir()
+    return top
+
+
+def test_walk_gives_a_large_directory_in_parts(large: Path) -> None:
+    fd = os.open(large, os.O_RDONLY)
+    parts = [
+        (path, [entry.name for entry in entries], [entry.stat(follow_symlinks=False).st_mode
+                                                   for entry in entries])
+        for path, _, entries in tree.walk(fd)
+    ]  # fmt: skip
+    os.close(fd)
+    names = [path for path, _, _ in parts]
+    assert names[:7] == ["", *["large"] * 6] and names.count("large") == 6
+    assert max(len(found) for _, found, _ in parts) == 50
+    found = [name for path, part, _ in parts if path == "large" for name in part]
+    assert found == sorted(os.listdir(large / "large"))
+    modes = [mode for path, _, part in parts if path == "large" for mode in part]
+    assert modes == [os.lstat(large / "large" / name).st_mode for name in found]
+    # each directory once, after its parent, in the order of names
+    below = [name for name in found if name.startswith("d")]
+    assert names[7:] == [f"large/{n}{x}" for n in below for x in ("", "/x")] + ["small"]
+
+
+def test_walk_leaves_out_what_is_taken_out(large: Path) -> None:
+    fd = os.open(large, os.O_RDONLY)
+    seen = []
+    for path, _, entries in tree.walk(fd):
+        seen.append(path)
+        for entry in list(entries):
+            if entry.name != "d99" and entry.is_dir(follow_symlinks=False) and path == "large":
+                entries.remove(entry)
+    os.close(fd)
+    assert seen == ["", *["large"] * 6, "large/d99", "large/d99/x", "small"]
+
+
+def test_copy_and_remove_large_directories(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spill, "_EACH", 1 << 40)
+    target = large.parent / "copy"
+    tree.copy(str(large), str(target))
+    assert sorted(os.listdir(target / "large")) == sorted(os.listdir(large / "large"))
+    assert os.path.samefile(target / "large" / "f7", target / "large" / "g7")
+    assert os.readlink(target / "large" / "link") == "f7"
+    tree.remove(str(target))
+    tree.remove(str(large))
+    assert os.listdir(large.parent) == []
 
 
 def test_copy_keeps_holes_links_and_special_files(tmp_path: Path) -> None:

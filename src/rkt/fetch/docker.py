@@ -200,8 +200,8 @@ def _converted(
         record = store.get(found.key)
         if record.unpacked or os.geteuid() != 0:
             return record
-    assembly = assemble(store, image.source, image.layers, blobs)
-    record = _sized(store, assembly.finish(about))
+    with assemble(store, image.source, image.layers, blobs) as assembly:
+        record = _sized(store, assembly.finish(about))
     remember(store, known, record)
     return record
 

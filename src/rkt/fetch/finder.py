@@ -134,7 +134,7 @@ class Finder:
     def _with_dependencies(self, record: ImageRecord) -> list[str]:
         if not self._store.manifest(record.key).dependencies:
             return [record.key]
-        from rkt.image.render import dependency_order
+        from rkt.image.order import dependency_order
 
         keys = [str(item.key) for item in dependency_order(self._store, record.key)]
         return list(dict.fromkeys((record.key, *keys)))

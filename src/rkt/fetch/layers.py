@@ -94,6 +94,21 @@ def assemble(
     Raises FetchError, ArchiveError and others; layers that were complete by then stay.
     """
     assembly = Assembly(store, source)
+    try:
+        _add_layers(assembly, store, source, wanted, provider)
+    except BaseException:
+        assembly.__exit__()
+        raise
+    return assembly
+
+
+def _add_layers(
+    assembly: Assembly,
+    store: Store,
+    source: str,
+    wanted: Sequence[Descriptor],
+    provider: Provider,
+) -> None:
     chains: list[str] = []
     chain = ""
     for one in wanted:
@@ -121,7 +136,6 @@ def assemble(
                 if result.blob is not None:
                     blob = Blob(result.blob.fd, result.blob.size, result.blob.start)
             assembly.add(one.digest, layer, blob)
-    return assembly
 
 
 class _Crew:

@@ -13,6 +13,7 @@ from zlib import adler32
 from rkt.errors import ArchiveError, StoreError
 from rkt.image import tar
 from rkt.image.archive import LIMITS, Layout, Limits
+from rkt.linux.spill import Scratch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -53,7 +54,8 @@ class AciWriter:
     """
 
     def __init__(self, staging: str, *, unpack: bool, limits: Limits = LIMITS) -> None:
-        self.layout = Layout(limits)
+        self._scratch = Scratch.within(staging)
+        self.layout = Layout(self._scratch, limits)
         self._staging = staging
         self._unpack = unpack
         self._hash = _Hash()
@@ -74,6 +76,7 @@ class AciWriter:
 
     def __exit__(self, *_: object) -> None:
         self._hash.close()
+        self._scratch.close()
         if self._unpacker is not None:
             self._unpacker.__exit__()
         if self._file is not None:
@@ -127,7 +130,8 @@ class AciWriter:
         """Write the image manifest."""
         entry = tar.Entry()
         entry.name, entry.mode, entry.size, entry.stored = b"manifest", 0o644, len(data), len(data)
-        self.add(entry, iter((memoryview(data),)))
+        whole = memoryview(data)
+        self.add(entry, (whole[at : at + _PIECE] for at in range(0, len(data), _PIECE)))
         self._manifest = data
 
     def finish(self) -> Written:
@@ -136,7 +140,6 @@ class AciWriter:
         self._raw(bytes(2 * tar.BLOCK))
         self._flush()
         tree_size = 0
-        implied = b"".join(path + b"\0" for path in self.layout.implied)
         if self._unpacker is not None:
             self._unpacker.finish()
             tree_size = self._unpacker.size
@@ -146,9 +149,8 @@ class AciWriter:
         if self._blob is not None:
             self._blob.close()
         self._file.close()
-        if implied and self._unpack:
-            with open(f"{self._staging}/tree/implied", "xb") as file:
-                file.write(implied)
+        if self._unpack:
+            self.layout.write_implied(f"{self._staging}/tree/implied")
         return Written(digest.hex(), self._hash.size, tree_size, self._manifest)
 
     def _tee(self, payload: Iterable[memoryview]) -> Iterator[memoryview]:

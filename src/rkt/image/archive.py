@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from rkt.errors import ArchiveError
 from rkt.image import tar, zstd
 from rkt.image.tar import show
+from rkt.linux.spill import marks, numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Protocol
+
+    from rkt.linux.spill import Scratch, Table
 
     class Readable(Protocol):
         """A file as far as it is needed here."""
@@ -46,6 +49,7 @@ _INPUT = 256 << 10
 _XZ_MEMORY = 72 << 20
 """Enough for `xz -9`, whose dictionary has 64 MiB: with more, a process would take over 100 MB."""
 MAX_MANIFEST = 16 << 20
+_ROOM = 4 << 20
 
 
 class Limits(NamedTuple):
@@ -206,10 +210,12 @@ def _xz() -> tuple[Callable[[], _Decompressor], tuple[type[Exception], ...]]:
 class Layout:
     """Judge the entries of an ACI one by one, and the whole at the end."""
 
-    def __init__(self, limits: Limits = LIMITS) -> None:
-        self.kinds: dict[bytes, int] = {}
-        self.implied: dict[bytes, None] = {}
-        """Directories that no entry names, only the paths of others; in order of appearance."""
+    def __init__(self, scratch: Scratch, limits: Limits = LIMITS) -> None:
+        self.scratch = scratch
+        self.kinds: Table[bytes, int] = numbers(scratch)
+        self.implied: Table[bytes, bool] = marks(scratch, room=_ROOM)
+        """Directories that no entry names, only the paths of others."""
+        self._count = 0
         self._limits = limits
         self._size = 0
 
@@ -230,7 +236,7 @@ class Layout:
         entry.name = name
         if name in self.kinds and (name not in self.implied or entry.kind != tar.DIRECTORY):
             raise ArchiveError(f"duplicate file entry in archive: {show(name)[1:-1]}")
-        if len(self.kinds) >= self._limits.entries:
+        if self._count >= self._limits.entries:
             raise ArchiveError(f"archive has more than {self._limits.entries} entries")
         self._size += entry.size
         if self._size > self._limits.size:
@@ -254,9 +260,12 @@ class Layout:
     def record(self, entry: tar.Entry) -> None:
         """Take note of an admitted entry, after its implied parents were made."""
         kind = entry.kind
-        self.kinds[entry.name] = self.kinds[entry.link] if kind == tar.HARDLINK else kind
-        if kind == tar.DIRECTORY:
-            self.implied.pop(entry.name, None)
+        if kind == tar.DIRECTORY and self.implied.pop(entry.name):
+            return
+        if kind == tar.HARDLINK:
+            kind = self.kinds.get(entry.link) or tar.FILE  # it is there, as was checked
+        self.kinds[entry.name] = kind
+        self._count += 1
 
     def missing_parents(self, name: bytes) -> list[bytes]:
         """Name the parents that no entry has made yet, outermost first, and note them as made."""
@@ -268,8 +277,15 @@ class Layout:
         missing.reverse()
         for path in missing:
             self.kinds[path] = tar.DIRECTORY
-            self.implied[path] = None
+            self.implied[path] = True
+        self._count += len(missing)
         return missing
+
+    def write_implied(self, path: str) -> None:
+        """Write the implied directories, if there are any, to a new file."""
+        if self.implied:
+            with open(path, "xb") as file:
+                file.writelines(name + b"\0" for name, _ in self.implied.items())
 
     def finish(self) -> None:
         """Check that manifest and rootfs were there."""

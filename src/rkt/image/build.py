@@ -201,15 +201,20 @@ def _write_tree(writer: TarWriter, layout_dir: str, source_date: int | None) -> 
     root = os.open(f"{layout_dir}/rootfs", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         links: dict[tuple[int, int], str] = {}
+        last: str | None = None
         for path, fd, entries in tree.walk(root):
             base = f"rootfs/{path}" if path else "rootfs"
-            _write_node(writer, fd, "", base, os.fstat(fd), limit)
+            if path != last:
+                last = path
+                _write_node(writer, fd, "", base, os.fstat(fd), limit)
             for entry in entries:
                 info = entry.stat(follow_symlinks=False)
                 if stat.S_ISDIR(info.st_mode) or stat.S_ISSOCK(info.st_mode):
                     continue
                 name = f"{base}/{entry.name}"
-                first = links.setdefault((info.st_dev, info.st_ino), name)
+                first = name
+                if info.st_nlink > 1:
+                    first = links.setdefault((info.st_dev, info.st_ino), name)
                 if first != name:
                     writer.add(
                         name, type_flag=b"1", mode=stat.S_IMODE(info.st_mode), uid=info.st_uid,

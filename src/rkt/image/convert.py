@@ -8,9 +8,9 @@ which layers arrive: one manifest under one name gives one image ID.
 from __future__ import annotations
 
 import hashlib
-import os
 import time
-from typing import TYPE_CHECKING
+from itertools import chain, islice
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -19,12 +19,13 @@ from rkt.image import layer as layers
 from rkt.image import layerindex, tar
 from rkt.image.aciwriter import AciWriter
 from rkt.image.archive import LIMITS
+from rkt.image.copies import Copies
 from rkt.image.export import archive_chunks
 from rkt.image.ingest import can_own_files
 from rkt.image.layer import Blob, Converted, Plan
 from rkt.image.layerindex import LayerIndex
 from rkt.image.merge import Merged, Outcome
-from rkt.image.tar import show
+from rkt.linux.spill import Scratch, marks, numbers
 from rkt.schema import codec
 from rkt.schema.image import Annotation, Dependency, ImageManifest, Label
 from rkt.store.images import SKIPPED, ImageRecord, Remote, Verification, image_key
@@ -32,6 +33,7 @@ from rkt.store.images import SKIPPED, ImageRecord, Remote, Verification, image_k
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from rkt.linux.spill import Table
     from rkt.schema.image import App
     from rkt.store.images import Store
 
@@ -43,7 +45,8 @@ _DEV_LINKS = (
     (b"stdin", b"/proc/self/fd/0"),
     (b"stdout", b"/dev/console"),
 )
-_CHUNK = 1 << 20
+_ROOM = 8 << 20
+_BATCH = 1000
 _VERBATIM = bytes(byte for byte in range(256) if byte >= 0x20 and byte not in b'"\\')
 """Bytes that JSON does not write as an escape."""
 
@@ -168,15 +171,27 @@ def _place(
 
 
 class Assembly:
-    """Puts an image together; give it all layers, lowest first, then `finish`."""
+    """Puts an image together; give it all layers, lowest first, then `finish`.
+
+    A context manager: what it knows of many names is in a temporary file.
+    """
 
     def __init__(self, store: Store, source: str) -> None:
         self._store = store
         self._source = source
-        self._merged = Merged()
+        self._scratch = Scratch(store.tmp_dir)
+        self._merged = Merged(self._scratch)
         self._layers: list[StoredLayer] = []
+        self._rescued: Table[bytes, int] = numbers(self._scratch, room=_ROOM)
+        """Files that a list cannot name, since JSON holds text only, and their layers."""
         self.chain = ""
         """Identity of the layers so far."""
+
+    def __enter__(self) -> Assembly:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._scratch.close()
 
     def add(self, digest: str, layer: StoredLayer | None, blob: Blob | None) -> None:
         """Put a layer on top.
@@ -185,18 +200,21 @@ class Assembly:
         ArchiveError.
         """
         below, self.chain = self.chain, next_chain(self.chain, digest)
-        if layer is not None:
-            outcome = self._merged.apply(layer.index)
-            if not outcome.is_plain:
-                layer = self._bound_layer(digest, below, layer, None, outcome)
-        else:
-            layer = stored_layer(self._store, digest, below)
+        try:
             if layer is not None:
-                self._merged.apply(layer.index)
+                outcome = self._merged.apply(layer.index)
+                if not outcome.is_plain:
+                    layer = self._bound_layer(digest, below, layer, None, outcome)
             else:
-                assert blob is not None
-                outcome = self._merged.apply(layers.scan(blob))
-                layer = self._bound_layer(digest, below, None, blob, outcome)
+                layer = stored_layer(self._store, digest, below)
+                if layer is not None:
+                    self._merged.apply(layer.index)
+                else:
+                    assert blob is not None
+                    outcome = self._merged.apply(layers.scan(blob))
+                    layer = self._bound_layer(digest, below, None, blob, outcome)
+        except OSError as err:
+            raise KernelError(f"cannot unpack layer {digest}", err) from err
         self._layers.append(layer)
 
     def _bound_layer(
@@ -212,15 +230,13 @@ class Assembly:
         if found is not None:
             return found
         name = layers.layer_name(digest, below)
-        wanted: dict[int, set[bytes]] = {}
-        for copy in outcome.copies.values():
-            wanted.setdefault(copy.layer, set()).add(copy.source)
+        wanted = ((copy.layer, copy.source) for _, copy in outcome.copies.items())
         with (
             self._store.tmp_dir() as staging,
-            _Copies(self._store, staging, self._layers, wanted) as copies,
+            Copies(self._store, staging, self._records(), wanted, self._scratch) as copies,
         ):
-            plan = Plan(outcome, copies)
             unpack = can_own_files()
+            plan = Plan(outcome, copies)
             if alone is not None:
                 chunks = archive_chunks(self._store, alone.record.key)
                 converted = layers.reconvert(
@@ -231,23 +247,30 @@ class Assembly:
                 converted = layers.convert_planned(blob, name, staging, plan, unpack=unpack)
             return place_layer(self._store, staging, converted, name, self._source)
 
+    def _records(self) -> list[ImageRecord]:
+        return [layer.record for layer in self._layers]
+
     def finish(self, about: Description) -> ImageRecord:
         """Make the image itself."""
+        try:
+            return self._finish(about)
+        except OSError as err:
+            raise KernelError("cannot write image", err) from err
+
+    def _finish(self, about: Description) -> ImageRecord:
         dependencies: list[Dependency] = []
-        rescued: list[tuple[int, bytes]] = []
         for group in self._groups():
-            if group.whitelist is None:
+            if group.paths is None:
                 one = self._layers[group.members[0]].record
                 dependencies.append(_dependency(one))
                 continue
-            rescued += group.rescued
-            dependencies.append(_dependency(self._selection(group)))
+            dependencies.append(_dependency(self._selection(group.members, group.paths)))
         manifest = ImageManifest.create(
             about.name, labels=about.labels, app=about.app, annotations=about.annotations,
             dependencies=tuple(dependencies),
         )  # fmt: skip
         with self._store.tmp_dir() as staging:
-            entries = self._top_entries(staging, rescued)
+            entries = self._top_entries(staging)
             done = _write(staging, codec.encode(manifest), entries)
             return _place(
                 self._store, staging, done, about.name, about.labels,
@@ -258,77 +281,94 @@ class Assembly:
 
     def _groups(self) -> Iterator[_Group]:
         """Divide the layers into those that are taken whole and runs of which something is left."""
-        numbers = range(len(self._layers))
-        lossy = [self._merged.has_lost and self._is_lossy(number) for number in numbers]
-        last: _Group | None = None
-        for number in numbers:
+        count = len(self._layers)
+        lossy = [self._merged.has_lost and self._is_lossy(number) for number in range(count)]
+        last: _Joined | None = None
+        for number in range(count):
             if not any(lossy[number:]) or not any(lossy[: number + 1]):
                 if last is not None:
-                    yield last
+                    yield last.group()
                     last = None
-                yield _Group([number])  # nothing is lost from here up, or down to here
+                yield _Group([number], None)  # nothing is lost from here up, or down to here
                 continue
-            kept = self._kept(number)
-            weight = sum(map(_weight, kept))
+            kept, weight = self._kept(number)
             if last is not None and last.weight + weight > MAX_WHITELIST:
-                yield last
+                yield last.group()
                 last = None
             if weight > MAX_WHITELIST + (MAX_WHITELIST >> 1):
                 # Too long for one manifest: several images, each takes over a part of the layer.
                 yield from _parts(number, kept)
                 continue
             if last is None:
-                last = _Group([], set())
+                last = _Joined(self._scratch)
             last.add(number, kept, weight)
         if last is not None:
-            yield last
+            yield last.group()
 
     def _is_lossy(self, number: int) -> bool:
         paths = self._layers[number].index.paths()
         return any(True for _ in self._merged.missing(paths))
 
-    def _kept(self, number: int) -> list[bytes]:
-        """Give the paths of a layer that are in the image, sorted."""
-        index = self._layers[number].index
-        missing = set(self._merged.missing(index.paths()))
-        return sorted(path for path in index.paths() if path not in missing)
+    def _kept(self, number: int) -> tuple[Table[bytes, bool], int]:
+        """Give the paths of a layer that are in the image, and whether they are text.
 
-    def _selection(self, group: _Group) -> ImageRecord:
+        Gives also about how many bytes they take in a manifest.
+        """
+        kept: Table[bytes, bool] = marks(self._scratch, room=_ROOM)
+        weight = 0
+        for path in self._layers[number].index.paths():
+            node = self._merged.find(path)
+            if node is None:
+                continue
+            weight += _weight(path)
+            kept[path] = is_text = _is_text(path)
+            if not is_text and node.layer == number:
+                self._rescued[path] = number
+        return kept, weight
+
+    def _selection(self, members: list[int], paths: Iterator[bytes]) -> ImageRecord:
         """Store the image that takes over only what is left of some layers."""
-        assert group.whitelist is not None
-        below = tuple(_dependency(self._layers[number].record) for number in group.members)
-        paths = tuple(sorted(group.whitelist)) or ("/.",)
+        below = tuple(_dependency(self._layers[number].record) for number in members)
         hasher = hashlib.sha256("\0".join(one.image_id or "" for one in below).encode())
-        for path in paths:
-            hasher.update(b"\0" + path.encode())
+        listed = bytearray()
+        paths = chain((next(paths, b"."),), paths)  # an empty list would take everything
+        while batch := ["/" + path.decode() for path in islice(paths, _BATCH)]:
+            for path in batch:
+                hasher.update(b"\0" + path.encode())
+            listed += b"," + codec.encode(batch)[1:-1]
         name = "oci-layers/sha256-" + hasher.hexdigest()
-        manifest = ImageManifest.create(name, dependencies=below, path_whitelist=paths)
+        manifest = codec.encode(
+            ImageManifest.create(name, dependencies=below, path_whitelist=("/.",))
+        )
+        before, _, after = manifest.partition(b'["/."]')
+        manifest = b"".join((before, b"[", memoryview(listed)[1:], b"]", after))
+        del listed
         with self._store.tmp_dir() as staging:
-            done = _write(staging, codec.encode(manifest), [(_directory(layers.ROOTFS), ())])
+            done = _write(staging, manifest, [(_directory(layers.ROOTFS), ())])
             return _place(self._store, staging, done, name, (), source=self._source, latest=False)
 
     # -- the image itself
 
-    def _top_entries(self, staging: str, rescued: list[tuple[int, bytes]]) -> Iterator[_Member]:
+    def _top_entries(self, staging: str) -> Iterator[_Member]:
         root = _directory(layers.ROOTFS)
         if self._merged.root_meta is not None:
             root.mode, root.uid, root.gid, root.mtime, root.atime = self._merged.root_meta
         yield root, ()
         bare = self._merged.bare_directories()
-        for path in sorted(bare):
+        for path, _ in bare.items():
             yield _directory(_below(path)), ()
-        sources: dict[bytes, tuple[int, bytes]] = {}
-        wanted: dict[int, set[bytes]] = {}
-        for number, path in rescued:
-            node = self._merged.find(path)
-            if node is not None and node.layer == number and path not in bare:
-                sources[path] = (number, node.first or path)
-                wanted.setdefault(number, set()).add(node.first or path)
-        with _Copies(self._store, staging, self._layers, wanted) as copies:
-            for path in sorted(sources):
-                entry, payload = copies(*sources[path])
-                entry.name = _below(path)
-                yield entry, payload
+
+        def wanted() -> Iterator[tuple[int, bytes]]:
+            for path, number in self._rescued.items():
+                if path not in bare:
+                    yield number, self._content_of(path)
+
+        with Copies(self._store, staging, self._records(), wanted(), self._scratch) as copies:
+            for path, number in self._rescued.items():
+                if path not in bare:
+                    entry, payload = copies(number, self._content_of(path))
+                    entry.name = _below(path)
+                    yield entry, payload
         dev = self._merged.find(b"dev")
         if dev is not None and dev.kind != tar.DIRECTORY:
             raise ArchiveError('invalid layer: "/dev" is not a directory')
@@ -338,43 +378,56 @@ class Assembly:
             link.name, link.link = _below(b"dev/" + name), target
             yield link, ()
 
+    def _content_of(self, path: bytes) -> bytes:
+        """Give the name under which the content of a file stands in its layer."""
+        node = self._merged.find(path)
+        assert node is not None  # it is in the image
+        return node.first or path
 
-class _Group:
-    """Layers that become one dependency: one as it is, or several of which some is left."""
 
-    __slots__ = ("members", "rescued", "weight", "whitelist")
+class _Group(NamedTuple):
+    """Layers that become one dependency: one as it is, or several of which some paths are left."""
 
-    def __init__(self, members: list[int], whitelist: set[str] | None = None) -> None:
-        self.members = members
-        self.whitelist = whitelist
+    members: list[int]
+    paths: Iterator[bytes] | None
+
+
+class _Joined:
+    """What is left of several layers."""
+
+    def __init__(self, scratch: Scratch) -> None:
+        self._members: list[int] = []
+        self._paths: Table[bytes, bool] = marks(scratch, room=_ROOM)
         self.weight = 0
-        self.rescued: list[tuple[int, bytes]] = []
-        """Files that a list cannot name, since JSON holds text only."""
 
-    def add(self, number: int, kept: Iterable[bytes], weight: int) -> None:
+    def add(self, number: int, kept: Table[bytes, bool], weight: int) -> None:
         """Add what is left of a layer."""
-        assert self.whitelist is not None
-        self.members.append(number)
+        self._members.append(number)
         self.weight += weight
-        for path in kept:
-            try:
-                self.whitelist.add("/" + path.decode())
-            except UnicodeDecodeError:
-                self.rescued.append((number, path))
+        for path, is_text in kept.items():
+            if is_text:
+                self._paths[path] = True
+
+    def group(self) -> _Group:
+        """Give the layers as one dependency."""
+        return _Group(self._members, (path for path, _ in self._paths.items()))
 
 
-def _parts(number: int, kept: list[bytes]) -> Iterator[_Group]:
-    """Divide what is left of one layer."""
-    part: list[bytes] = []
+def _parts(number: int, kept: Table[bytes, bool]) -> Iterator[_Group]:
+    """Divide what is left of one layer; each part is used up before the next is asked for."""
+    paths = kept.items()
+    for first in paths:
+        yield _Group([number], _part(chain((first,), paths)))
+
+
+def _part(paths: Iterator[tuple[bytes, bool]]) -> Iterator[bytes]:
     weight = 0
-    for path in kept:
-        part.append(path)
+    for path, is_text in paths:
+        if is_text:
+            yield path
         weight += _weight(path)
-        if weight > MAX_WHITELIST or path is kept[-1]:
-            group = _Group([], set())
-            group.add(number, part, weight)
-            yield group
-            part, weight = [], 0
+        if weight > MAX_WHITELIST:
+            return
 
 
 def _weight(path: bytes) -> int:
@@ -382,63 +435,12 @@ def _weight(path: bytes) -> int:
     return len(path) + 4 + 5 * len(path.translate(None, _VERBATIM))
 
 
-class _Copies:
-    """Reads files of stored layers, each layer once."""
-
-    def __init__(
-        self,
-        store: Store,
-        staging: str,
-        stored: list[StoredLayer],
-        wanted: dict[int, set[bytes]],
-    ) -> None:
-        self._store = store
-        self._staging = staging
-        self._layers = stored
-        self._wanted = wanted
-        self._found: dict[tuple[int, bytes], tuple[tar.Entry, int]] = {}
-        self._spool = -1
-        self._size = 0
-
-    def __enter__(self) -> _Copies:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._spool >= 0:
-            os.close(self._spool)
-
-    def __call__(self, layer: int, path: bytes) -> tuple[tar.Entry, Iterator[memoryview]]:
-        """Give an entry and its payload."""
-        if (layer, path) not in self._found:
-            self._read(layer)
-        try:
-            entry, start = self._found[layer, path]
-        except KeyError:
-            raise ArchiveError(f"layer has no file {show(path)}") from None
-        return entry, self._payload(start, entry.stored)
-
-    def _read(self, layer: int) -> None:
-        wanted = {_below(path): path for path in self._wanted.get(layer, ())}
-        if self._spool < 0:
-            flags = os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC
-            self._spool = os.open(self._staging, flags, 0o600)
-        reader = tar.TarReader(archive_chunks(self._store, self._layers[layer].record.key))
-        while (entry := reader.next()) is not None:
-            path = wanted.get(entry.name)
-            if path is None:
-                continue
-            if entry.kind == tar.HARDLINK:
-                raise ArchiveError(f"{show(path)}: a further name of a file cannot be kept here")
-            self._found[layer, path] = (entry, self._size)
-            for piece in reader.payload():
-                self._size += os.pwrite(self._spool, piece, self._size)
-
-    def _payload(self, start: int, count: int) -> Iterator[memoryview]:
-        while count:
-            data = os.pread(self._spool, min(count, _CHUNK), start)
-            yield memoryview(data)
-            start += len(data)
-            count -= len(data)
+def _is_text(path: bytes) -> bool:
+    try:
+        path.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 if TYPE_CHECKING:

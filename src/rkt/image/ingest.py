@@ -10,6 +10,7 @@ from rkt.errors import ArchiveError, KernelError, SchemaError, StoreError
 from rkt.image import tar
 from rkt.image.archive import LIMITS, Layout, Limits, decompress
 from rkt.linux import libc, tree
+from rkt.linux.spill import Scratch
 from rkt.store.images import UNVERIFIED, ImageRecord, Verification, check_name, image_key
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def ingest(
     keep_blob = not unpack or (verification.status == UNVERIFIED and signature is not None)
     try:
         with open(path, "rb", buffering=0) as raw, store.tmp_dir() as staging:
-            scan = _read(raw, staging if unpack else None, expect, limits)
+            scan = _read(raw, staging, expect, limits, unpack=unpack)
             assert scan.manifest is not None  # the layout was checked
             if keep_blob:
                 _copy_blob(raw.fileno(), f"{staging}/blob")
@@ -160,14 +161,15 @@ def ingest(
         raise KernelError("cannot read image", err, path) from err
 
 
-def read_manifest(path: str, *, limits: Limits = LIMITS) -> ImageManifest:
+def read_manifest(store: Store, path: str, *, limits: Limits = LIMITS) -> ImageManifest:
     """Read the manifest of an archive, and nothing that comes after it.
 
     Raises ArchiveError, SchemaError or KernelError.
     """
-    layout, scan = Layout(limits), _Scan()
+    scan = _Scan()
     try:
-        with open(path, "rb", buffering=0) as raw:
+        with open(path, "rb", buffering=0) as raw, Scratch(store.tmp_dir) as scratch:
+            layout = Layout(scratch, limits)
             reader = tar.TarReader(decompress(raw, limits=limits))
             while scan.manifest is None and (entry := reader.next()) is not None:
                 _admit(entry, reader, layout, scan, None, None, None)
@@ -205,16 +207,21 @@ def settle(
     ArchiveError, SchemaError or StoreError.
     """
     with store.tmp_dir() as staging:
-        tree_size = unpack_again(record, raw, staging if unpack else None, limits=limits)
+        tree_size = unpack_again(record, raw, staging, unpack=unpack, limits=limits)
         if not unpack:
             return record
         return store.add_tree(record.key, staging, tree_size=tree_size)
 
 
 def unpack_again(
-    record: ImageRecord, raw: BinaryIO, staging: str | None, *, limits: Limits = LIMITS
+    record: ImageRecord,
+    raw: BinaryIO,
+    staging: str,
+    *,
+    unpack: bool = True,
+    limits: Limits = LIMITS,
 ) -> int:
-    """Read the archive of a stored image to its end; with `staging`, put `tree` and `split` there.
+    """Read the archive of a stored image to its end; with `unpack`, put `tree` and `split` there.
 
     Gives the size of the tree.  Raises as `settle` does.
     """
@@ -222,7 +229,7 @@ def unpack_again(
     def expect(manifest: ImageManifest) -> None:
         check_name(record, manifest)
 
-    scan = _read(raw, staging, expect, limits)
+    scan = _read(raw, staging, expect, limits, unpack=unpack)
     if scan.digest.hex() != record.digest:
         raise StoreError(
             f'image "{record.key}" is damaged: image hash does not match expected '
@@ -233,17 +240,20 @@ def unpack_again(
 
 def _read(
     raw: BinaryIO,
-    staging: str | None,
+    staging: str,
     expect: Callable[[ImageManifest], None] | None,
     limits: Limits,
+    *,
+    unpack: bool,
 ) -> _Scan:
-    """Read an archive to its end and, with `staging`, write `tree` and `split` into it."""
+    """Read an archive to its end and, with `unpack`, write `tree` and `split` into `staging`."""
     scan = _Scan()
-    layout = Layout(limits)
+    scratch = Scratch.within(staging)
+    layout = Layout(scratch, limits)
     hasher = _Hasher()
     try:
         chunks = hasher.tee(decompress(raw, limits=limits))
-        if staging is None:
+        if not unpack:
             _entries(tar.TarReader(chunks), layout, scan, expect, None, None)
             layout.finish()
             scan.digest = hasher.close()
@@ -251,6 +261,7 @@ def _read(
             _unpack_to(staging, chunks, layout, scan, expect, hasher)
     finally:
         hasher.close()
+        scratch.close()
     scan.size = hasher.size
     return scan
 
@@ -281,15 +292,12 @@ def _unpack_to(
                 reader = tar.TarReader(chunks, raw=writer.raw)
                 _entries(reader, layout, scan, expect, unpacker, writer)
                 layout.finish()
-                implied = b"".join(path + b"\0" for path in layout.implied)
                 unpacker.finish()
                 scan.tree_size = unpacker.size
             scan.digest = hasher.close()
             if writer.end(scan.digest) != hasher.size:
                 raise StoreError("record of the archive is incomplete")
-        if implied:
-            with open(f"{root}/implied", "xb") as file:
-                file.write(implied)
+        layout.write_implied(f"{root}/implied")
     finally:
         flusher.close()
         os.close(root_fd)
@@ -338,7 +346,7 @@ def _take_manifest(
 ) -> None:
     from rkt.schema.image import decode_image_manifest
 
-    scan.raw_manifest = b"".join(bytes(piece) for piece in reader.payload())
+    scan.raw_manifest = b"".join(reader.payload())
     try:
         scan.manifest = decode_image_manifest(scan.raw_manifest)
     except SchemaError as err:

@@ -22,6 +22,7 @@ from rkt.image.archive import LIMITS, Limits, decompress, detect
 from rkt.image.layerindex import Entries, LayerIndex
 from rkt.image.merge import Merged, MissingTarget, Outcome
 from rkt.image.tar import show
+from rkt.linux.spill import Scratch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -125,11 +126,12 @@ def convert(
         return _write(entries, index, name, staging, None, unpack=unpack, limits=limits)
     except _Irregular:
         _clear(staging)
-    try:
-        outcome = Merged().apply(scan(blob, limits=limits))
-    except MissingTarget as err:
-        raise NeedsLower(err.message) from None
-    return convert_planned(blob, name, staging, Plan(outcome), unpack=unpack, limits=limits)
+    with Scratch.within(staging) as scratch:
+        try:
+            outcome = Merged(scratch).apply(scan(blob, limits=limits))
+        except MissingTarget as err:
+            raise NeedsLower(err.message) from None
+        return convert_planned(blob, name, staging, Plan(outcome), unpack=unpack, limits=limits)
 
 
 def convert_planned(
@@ -203,7 +205,7 @@ def _write(
             elif not path or ordinal in plan.outcome.skipped:
                 continue  # of the root's entries the last one counts: written at the end
             else:
-                path = plan.outcome.names.get(ordinal, path)
+                path = plan.outcome.names.get(ordinal) or path
                 if entry.kind == tar.HARDLINK:
                     entry.link = _linked(writer, index, entry, ordinal, plan)
                     if entry.link == path:
@@ -325,7 +327,7 @@ def _linked(
     """Give a hard link's target; first writes what is only in a lower layer."""
     copy = plan.outcome.copies.get(ordinal)
     if copy is None:
-        return plan.outcome.links.get(ordinal, entry.link)
+        return plan.outcome.links.get(ordinal) or entry.link
     assert plan.open_copy is not None  # only with layers below
     original, payload = plan.open_copy(copy.layer, copy.source)
     original.name = ROOTFS + b"/" + copy.path

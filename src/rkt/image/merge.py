@@ -8,64 +8,30 @@ image archive cannot express it.  OCI image specification v1.1, layer.md.
 from __future__ import annotations
 
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from rkt.errors import ArchiveError
 from rkt.image import tar
+from rkt.image.names import Names, Node, packed, whole
 from rkt.image.tar import show
+from rkt.linux.spill import Table, marks, numbers, texts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from rkt.image.layerindex import LayerIndex, Meta
+    from rkt.image.names import Held
+    from rkt.linux.spill import Scratch, Value
 
 _MAX_LINKS = 40
+_MAX_CACHED = 4096
+_ROOM = 2 << 20
+"""Bytes in memory for each thing of which ordinary layers have little."""
 
 
-class Node:
-    """A name in the merged tree."""
-
-    __slots__ = ("children", "first", "implied", "kind", "layer", "link", "ordinal")
-
-    def __init__(self, kind: int, layer: int, ordinal: int) -> None:
-        self.kind = kind
-        self.layer = layer
-        """Number of the uppermost layer that provides it."""
-        self.ordinal = ordinal
-        self.link = b""
-        self.first = b""
-        """Of a further name of a file: the name in the layer under which its content stands."""
-        self.implied = False
-        self.children: dict[bytes, _Held] | None = {} if kind == tar.DIRECTORY else None
-
-
-_ORDINAL_BITS = 32
-_Held = Node | int
-"""An ordinary file is only a number, its layer and its ordinal: most names are such files."""
-
-
-def _packed(layer: int, ordinal: int) -> int:
-    return layer << _ORDINAL_BITS | ordinal
-
-
-def _whole(held: _Held) -> Node:
-    if isinstance(held, Node):
-        return held
-    return Node(tar.FILE, held >> _ORDINAL_BITS, held & ((1 << _ORDINAL_BITS) - 1))
-
-
-def _child(node: Node, name: bytes) -> Node | None:
-    """Give a node of a directory; a number becomes one, since it may be changed now."""
-    assert node.children is not None
-    held = node.children.get(name)
-    if isinstance(held, int):
-        held = node.children[name] = _whole(held)
-    return held
-
-
-class Copy(msgspec.Struct, frozen=True):
+class Copy(msgspec.Struct, frozen=True, array_like=True):
     """A file of a lower layer that a hard link needs in the layer itself."""
 
     layer: int
@@ -77,19 +43,22 @@ class Copy(msgspec.Struct, frozen=True):
     """Its further names there."""
 
 
-class Outcome(msgspec.Struct):
+class Outcome:
     """What applying a layer has shown; numbers are positions in its list of entries."""
 
-    names: dict[int, bytes] = {}
-    """Entries that go to another place than they say."""
-    links: dict[int, bytes] = {}
-    """Hard links whose target is at another place than they say."""
-    skipped: set[int] = set()
-    """Entries that a later one of the same layer replaces."""
-    copies: dict[int, Copy] = {}
-    """Hard links to files of lower layers."""
-    replaced: set[bytes] = set()
-    """Further names of such files that an entry of the layer replaces."""
+    __slots__ = ("copies", "links", "names", "replaced", "skipped")
+
+    def __init__(self, scratch: Scratch) -> None:
+        self.names: Table[int, bytes] = texts(scratch, room=_ROOM)
+        """Entries that go to another place than they say."""
+        self.links: Table[int, bytes] = texts(scratch, room=_ROOM)
+        """Hard links whose target is at another place than they say."""
+        self.skipped: Table[int, bool] = marks(scratch, room=_ROOM)
+        """Entries that a later one of the same layer replaces."""
+        self.copies: Table[int, Copy] = Table(scratch, _pack, _unpack, room=_ROOM)
+        """Hard links to files of lower layers."""
+        self.replaced: Table[bytes, bool] = marks(scratch, room=_ROOM)
+        """Further names of such files that an entry of the layer replaces."""
 
     @property
     def is_plain(self) -> bool:
@@ -97,39 +66,55 @@ class Outcome(msgspec.Struct):
         return not (self.names or self.links or self.skipped or self.copies)
 
 
+def _pack(copy: Copy) -> Value:
+    return msgspec.msgpack.encode(copy)
+
+
+def _unpack(value: Value) -> Copy:
+    assert isinstance(value, bytes)
+    return msgspec.msgpack.decode(value, type=Copy)
+
+
 class MissingTarget(ArchiveError):
     """A hard link names a file that neither its layer nor a lower one has."""
 
 
-class Merged:
-    """The tree of all layers applied so far."""
+class _Further(NamedTuple):
+    """A further name of a file, in the order in which they were given."""
 
-    def __init__(self) -> None:
-        self.root = Node(tar.DIRECTORY, -1, -1)
+    order: int
+    path: bytes
+    node: Node
+
+
+class Merged:
+    """The tree of all layers applied so far.  Methods may raise OSError: it may be in a file."""
+
+    def __init__(self, scratch: Scratch) -> None:
         self.root_meta: Meta | None = None
-        self.bare: set[bytes] = set()
+        self.bare: Table[bytes, bool] = marks(scratch, room=_ROOM)
         """Directories without an entry of their own in place of deleted ones that had one."""
         self.has_lost = False
         """Whether something of a layer is no longer in the tree."""
+        self._scratch = scratch
+        self._names = Names(scratch)
         self._has_implied = False
-        self._deleted: set[bytes] = set()
-        self._cache: dict[bytes, tuple[bytes, Node]] = {}
-        self._groups: dict[tuple[int, bytes], list[bytes]] = {}
-        self._names: dict[bytes, list[tuple[bytes, Node]]] = {}
-        """Of a name of the layer under which content stands: its further names, oldest first."""
-        self._copied: dict[bytes, int] = {}
+        self._deleted: Table[bytes, bool] = marks(scratch, room=_ROOM)
+        self._cache: dict[bytes, bytes] = {}
+        self._links = _Links(scratch)
+        self._copied: Table[bytes, int] = numbers(scratch, room=_ROOM)
         """Of content copied from a lower layer: the entry that makes it so."""
-        self._outcome = Outcome()
+        self._adding: tuple[int, Node] | None = None
+        """Number and node of the hard link that is about to be put into the tree."""
+        self._outcome = Outcome(scratch)
         self._layer = -1
 
     def apply(self, index: LayerIndex) -> Outcome:
         """Put the next layer on top.  Raises ArchiveError, and MissingTarget."""
         self._layer += 1
         self._cache.clear()
-        self._groups.clear()
-        self._names.clear()
-        self._copied.clear()
-        self._outcome = outcome = Outcome()
+        self._copied = numbers(self._scratch, room=_ROOM)
+        self._outcome = outcome = Outcome(self._scratch)
         for path in index.whiteouts:
             self._whiteout(path)
         for path in index.opaques:
@@ -142,288 +127,327 @@ class Merged:
         return outcome
 
     def find(self, path: bytes) -> Node | None:
-        """Give the node at a path, following no link."""
-        node: Node | None = self.root
-        for name in path.split(b"/"):
-            if node is None or node.children is None:
-                return None
-            node = _child(node, name)
-        return node
+        """Give what is at a path, following no link."""
+        held = self._names.at(path)
+        return None if held is None else whole(held)
 
-    def paths(self) -> set[bytes]:
+    def paths(self) -> Iterator[bytes]:
         """Give all paths but the root."""
-        return {path for path, _ in _walk(self.root, b"")}
+        return (path for path, _ in self._names.below(b""))
 
     def missing(self, paths: Iterable[bytes]) -> Iterator[bytes]:
-        """Give those paths that are not in the tree; quick for neighbours."""
-        last, children = None, None
-        for path in paths:
-            parent, _, base = path.rpartition(b"/")
-            if parent != last:
-                holder = self.find(parent) if parent else self.root
-                last, children = parent, holder.children if holder is not None else None
-            if children is None or base not in children:
-                yield path
+        """Give those paths that are not in the tree."""
+        return (path for path in paths if self._names.at(path) is None)
 
-    def bare_directories(self) -> set[bytes]:
+    def bare_directories(self) -> Table[bytes, bool]:
         """Name the directories that no entry of a layer makes, or makes as they must be.
 
         They were made for something that was deleted, or stand in the place of deleted ones.
         """
-        found = set(self.bare)
         if not self._has_implied:
-            return found
-        held: set[bytes] = set()
-        implied = []
-        for path, node in _walk(self.root, b""):
-            if isinstance(node, Node) and node.implied:
-                implied.append(path)
+            return self.bare
+        # From the leaves: an implied directory counts if nothing in it has an entry.
+        stack = [(b"", self._names.children(b""), False)]
+        is_needed = [False]
+        while stack:
+            parent, children, is_implied = stack[-1]
+            for base, held in children:
+                if isinstance(held, Node) and held.kind == tar.DIRECTORY:
+                    path = _join(parent, base)
+                    stack.append((path, self._names.children(path), held.implied))
+                    is_needed.append(False)
+                    break
+                is_needed[-1] = True
             else:
-                held.add(path.rpartition(b"/")[0])
-        for path in sorted(implied, key=lambda one: one.count(b"/"), reverse=True):
-            if path in held:
-                held.add(path.rpartition(b"/")[0])
-            else:
-                found.add(path)
-        return found
+                stack.pop()
+                if is_needed.pop() or not is_implied:
+                    is_needed[-1:] = [True]
+                else:
+                    self.bare[parent] = True
+        return self.bare
 
     # -- entries
 
     def _add(self, ordinal: int, kind: int, path: bytes, link: bytes) -> None:
         parent, _, base = path.rpartition(b"/")
-        where, holder = self._directory(parent)
-        place = (where + b"/" + base if where else base) if where != parent else path
-        if place != path:
-            self._outcome.names[ordinal] = place
-        assert holder.children is not None
-        old = _child(holder, base)
-        if kind == tar.DIRECTORY and old is not None and old.kind == tar.DIRECTORY:
+        where = self._directory(parent)
+        place = path
+        if where != parent:
+            place = self._outcome.names[ordinal] = _join(where, base)
+        old = self._names.get(where, base)
+        if kind == tar.DIRECTORY and isinstance(old, Node) and old.kind == tar.DIRECTORY:
             if old.layer == self._layer and not old.implied:
-                self._outcome.skipped.add(old.ordinal)
+                self._outcome.skipped[old.ordinal] = True
             old.layer, old.ordinal, old.implied = self._layer, ordinal, False
-            self.bare.discard(place)
+            self._names.put(where, base, old)
+            self.bare.pop(place)
             return
-        node = self._hard_link(ordinal, place, link) if kind == tar.HARDLINK else None
-        if kind == tar.HARDLINK and node is None:
-            return  # a link to itself
+        node: Node | None = None
+        if kind == tar.HARDLINK:
+            node = self._hard_link(ordinal, place, link)
+            if node is None:
+                return  # a link to itself
+            self._adding = (ordinal, node)
         if old is not None:
             self._drop(old, place)
+        self._adding = None
         if node is None and kind == tar.FILE:
-            holder.children[base] = _packed(self._layer, ordinal)
+            self._names.put(where, base, packed(self._layer, ordinal))
             return
-        if node is None:
-            node = Node(kind, self._layer, ordinal)
-            node.link = link
-        holder.children[base] = node
+        self._names.put(where, base, node or Node(kind, self._layer, ordinal, link))
 
     def _hard_link(self, ordinal: int, place: bytes, link: bytes) -> Node | None:
         parent, _, base = link.rpartition(b"/")
         try:
-            where, holder = self._directory(parent, create=False)
+            target = _join(self._directory(parent, create=False), base)
+            found = self.find(target)
         except KeyError:
-            where, holder = parent, None
-        target = where + b"/" + base if where else base
-        found = _child(holder, base) if holder is not None and holder.children else None
+            target, found = link, None
         if found is None or found.kind == tar.DIRECTORY:
             raise MissingTarget(
                 f"{show(place)}: hard link to {show(link)}, which is no earlier file"
             )
         if target == place:
-            self._outcome.skipped.add(ordinal)
+            self._outcome.skipped[ordinal] = True
             return None
         if target != link:
             self._outcome.links[ordinal] = target
         if found.layer != self._layer:
             self._take_up(ordinal, found, target, place)
-        node = Node(found.kind, self._layer, ordinal)
-        node.link = found.link
-        node.first = found.first or target
-        self._names.setdefault(node.first, []).append((place, node))
-        copied = self._copied.get(node.first)
-        if copied in self._outcome.skipped:
-            assert copied is not None  # numbers only are skipped
-            self._outcome.copies[ordinal] = self._outcome.copies.pop(copied)
-            self._copied[node.first] = ordinal
-        return node
+        first = found.first or target
+        self._links.add(self._layer, first, ordinal, place)
+        copied = self._copied.get(first)
+        if copied is not None and copied in self._outcome.skipped:
+            self._move_copy(copied, ordinal, first)
+        return Node(found.kind, self._layer, ordinal, found.link, first)
 
     def _take_up(self, ordinal: int, found: Node, target: bytes, place: bytes) -> None:
         """Move a lower layer's file into this layer with all its names but `place`, the new one."""
         source = found.first or target
-        if not self._groups:
-            for path, node in _walk(self.root, b""):
-                if isinstance(node, Node) and node.first and node.layer < self._layer:
-                    self._groups.setdefault((node.layer, node.first), []).append(path)
+        names = {source, *(path for _, path in self._links.of(found.layer, source))}
         others = []
-        names = {source, *self._groups.get((found.layer, source), ())} - {target, place}
-        for path in sorted(names):
+        for path in sorted(names - {target, place}):
             other = self.find(path)
             if other is not None and other.layer == found.layer and (other.first or path) == source:
                 others.append((path, other))
-        further = tuple(path for path, _ in others)
-        self._outcome.copies[ordinal] = Copy(found.layer, source, target, further)
+        self._outcome.copies[ordinal] = Copy(
+            found.layer, source, target, tuple(path for path, _ in others)
+        )
         self._copied[target] = ordinal
-        self._names[target] = others
-        for node in (found, *(node for _, node in others)):
-            node.layer, node.ordinal, node.first = self._layer, -1, target
-        found.first = b""
+        for number, (path, other) in enumerate(others):
+            self._links.add(self._layer, target, number - len(others), path)
+            self._own(other, path, target)
+        self._own(found, target, b"")
+
+    def _own(self, node: Node, path: bytes, first: bytes) -> None:
+        node.layer, node.ordinal, node.first = self._layer, -1, first
+        self._put(path, node)
+
+    def _put(self, path: bytes, node: Node) -> None:
+        parent, _, base = path.rpartition(b"/")
+        self._names.put(parent, base, node)
+
+    def _move_copy(self, old: int, new: int, path: bytes) -> None:
+        """Let another entry of the layer make the copy of a lower layer's file."""
+        copy = self._outcome.copies.pop(old)
+        assert copy is not None
+        self._outcome.copies[new] = copy
+        self._copied[path] = new
 
     # -- places
 
-    def _directory(self, path: bytes, *, create: bool = True) -> tuple[bytes, Node]:
+    def _directory(self, path: bytes, *, create: bool = True) -> bytes:
         """Find the directory that a path leads to, making what is missing.
 
         Without `create` raises KeyError instead.
         """
         found = self._cache.get(path)
         if found is None:
+            if len(self._cache) > _MAX_CACHED:
+                self._cache.clear()
             found = self._cache[path] = self._resolve(path, create)
         return found
 
-    def _resolve(self, path: bytes, create: bool) -> tuple[bytes, Node]:
+    def _resolve(self, path: bytes, create: bool) -> bytes:
         todo = path.split(b"/")[::-1]
-        names: list[bytes] = []
-        nodes = [self.root]
+        here = b""
         links = 0
         while todo:
             name = todo.pop()
             if name in (b"", b"."):
                 continue
             if name == b"..":
-                if names:
-                    names.pop()
-                    nodes.pop()
+                here = here.rpartition(b"/")[0]
                 continue
-            children = nodes[-1].children
-            assert children is not None
-            node = _child(nodes[-1], name)
-            if node is None:
+            held = self._names.get(here, name)
+            there = _join(here, name)
+            if held is None:
                 if not create:
                     raise KeyError(name)
-                node = children[name] = Node(tar.DIRECTORY, self._layer, -1)
-                node.implied = self._has_implied = True
-                here = b"/".join((*names, name))
-                if here in self._deleted:
-                    self.bare.add(here)
-            elif node.kind == tar.SYMLINK:
+                implied = Node(tar.DIRECTORY, self._layer, -1, implied=True)
+                self._names.put(here, name, implied)
+                self._has_implied = True
+                if there in self._deleted:
+                    self.bare[there] = True
+            elif isinstance(held, Node) and held.kind == tar.SYMLINK:
                 links += 1
                 if links > _MAX_LINKS:
                     raise ArchiveError(f"{show(path)}: too many levels of symbolic links")
-                if node.link.startswith(b"/"):
-                    names.clear()
-                    del nodes[1:]
-                todo += node.link.split(b"/")[::-1]
+                if held.link.startswith(b"/"):
+                    here = b""
+                todo += held.link.split(b"/")[::-1]
                 continue
-            elif node.kind != tar.DIRECTORY:
+            elif not isinstance(held, Node) or held.kind != tar.DIRECTORY:
                 if not create:
                     raise KeyError(name)
-                here = b"/".join((*names, name))
-                raise ArchiveError(f"{show(path)}: {show(here)} is not a directory")
-            names.append(name)
-            nodes.append(node)
-        return b"/".join(names), nodes[-1]
+                raise ArchiveError(f"{show(path)}: {show(there)} is not a directory")
+            here = there
+        return here
 
     # -- deletions
 
     def _whiteout(self, path: bytes) -> None:
         parent, _, base = path.rpartition(b"/")
-        found = self._deleting_in(parent)
-        if found is None:
-            return
-        where, holder = found
-        assert holder.children is not None
-        old = holder.children.pop(base, None)
-        if old is not None:
-            self._drop(old, where + b"/" + base if where else base)
-
-    def _deleting_in(self, path: bytes) -> tuple[bytes, Node] | None:
-        """Find the directory that something is deleted in."""
         try:
-            return self._directory(path, create=False)
+            where = self._directory(parent, create=False)
         except KeyError:
-            return None
+            return
+        old = self._names.pop(where, base)
+        if old is not None:
+            self._drop(old, _join(where, base))
 
     def _opaque(self, path: bytes) -> None:
-        found = self._deleting_in(path)
-        if found is None:
+        try:
+            where = self._directory(path, create=False)
+        except KeyError:
             return
-        where, holder = found
-        assert holder.children is not None
-        children, holder.children = holder.children, {}
-        prefix = where + b"/" if where else b""
-        for name, child in children.items():
-            self._drop(child, prefix + name)
+        for name, held in self._names.children(where):
+            self._names.pop(where, name)
+            self._drop(held, _join(where, name))
 
-    def _drop(self, held: _Held, path: bytes) -> None:
-        """Note what goes away with a node."""
+    def _drop(self, held: Held, top: bytes) -> None:
+        """Note what goes away with a name, and take away all that is below it."""
         self.has_lost = True
-        node = _whole(held)
-        if node.kind in (tar.DIRECTORY, tar.SYMLINK):
+        below: Iterable[tuple[bytes, Held]] = ()
+        if isinstance(held, Node) and held.kind in (tar.DIRECTORY, tar.SYMLINK):
             self._cache.clear()
-        gone = [(below, _whole(each)) for below, each in chain(((path, held),), _walk(node, path))]
-        dropped = {id(one) for _, one in gone} if self._names else set()
-        for below, one in gone:
+            if held.kind == tar.DIRECTORY:
+                below = self._names.below(top)
+        for path, each in chain(((top, held),), below):
+            one = whole(each)
+            if path != top:
+                parent, _, base = path.rpartition(b"/")
+                self._names.pop(parent, base)
             is_own = one.layer == self._layer and not one.implied
-            if is_own and not self._hand_over(below, one, dropped):
+            if is_own and not self._hand_over(path, one, top):
                 if one.ordinal >= 0:
-                    self._outcome.skipped.add(one.ordinal)
+                    self._outcome.skipped[one.ordinal] = True
                 else:
-                    self._outcome.replaced.add(below)
+                    self._outcome.replaced[path] = True
             if one.kind == tar.DIRECTORY and not one.implied:
-                self._deleted.add(below)
-            self.bare.discard(below)
+                self._deleted[path] = True
+            if self.bare:
+                self.bare.pop(path)
 
-    def _hand_over(self, path: bytes, old: Node, dropped: set[int]) -> bool:
+    def _hand_over(self, path: bytes, old: Node, top: bytes) -> bool:
         """Let another name of a file of this layer have the content that an old one leaves.
 
-        Gives whether the entry of the old name is still needed for that.
+        All names below `top` go away.  Gives whether the entry of the old name is still needed.
         """
         first = old.first or path
-        names = self._names.get(first)
-        if names is None:
-            return False
-        names = [(name, one) for name, one in names if id(one) not in dropped]
+        names = self._remaining(first, top)
         copied = self._copied.get(first)
         if old.first:
-            self._names[first] = names
-            heirs = [one.ordinal for _, one in names if one.ordinal >= 0]
+            heirs = [one.order for one in names if one.order >= 0]
             if copied is not None and copied == old.ordinal and heirs:
-                # The entry that would have copied the file is not written.
-                self._copied[first] = heirs[0]
-                self._outcome.copies[heirs[0]] = self._outcome.copies.pop(copied)
+                self._move_copy(copied, heirs[0], first)  # the old entry is not written
             return False
-        del self._names[path]
-        self._copied.pop(path, None)
+        if names or copied is not None:
+            self._copied.pop(first)
         if not names:
             return False
-        (heir, node), further = names[0], names[1:]
-        entry = node.ordinal
+        heir, further = names[0], names[1:]
+        entry = heir.node.ordinal
         if copied is None:
-            self._outcome.names[old.ordinal] = heir
-            self._outcome.skipped.add(entry)
-            node.ordinal = old.ordinal
+            self._outcome.names[old.ordinal] = heir.path
+            self._outcome.skipped[entry] = True
+            heir.node.ordinal = old.ordinal
         else:
             copy = self._outcome.copies.pop(copied)
-            others = tuple(name for name, one in further if one.ordinal < 0)
+            assert copy is not None
+            others = tuple(one.path for one in further if one.order < 0)
             holder = copied if entry < 0 else entry
-            self._outcome.copies[holder] = Copy(copy.layer, copy.source, heir, others)
-            self._copied[heir] = holder
-            node.ordinal = -1
-        node.first = b""
-        self._names[heir] = further
-        for _, one in further:
-            one.first = heir
-            if one.ordinal >= 0:
-                self._outcome.links[one.ordinal] = heir
+            self._outcome.copies[holder] = Copy(copy.layer, copy.source, heir.path, others)
+            self._copied[heir.path] = holder
+            heir.node.ordinal = -1
+        self._now_under(heir, b"")
+        for one in names:
+            self._links.remove(self._layer, first, one.order)
+        for one in further:
+            self._links.add(self._layer, heir.path, one.order, one.path)
+            self._now_under(one, heir.path)
+            if one.order >= 0:
+                self._outcome.links[one.order] = heir.path
         return copied is None
 
+    def _remaining(self, first: bytes, top: bytes) -> list[_Further]:
+        """Give the further names of a file that stay when all below `top` go; forget the others."""
+        names = []
+        for order, path in self._links.of(self._layer, first):
+            if self._adding is not None and order == self._adding[0]:
+                names.append(_Further(order, path, self._adding[1]))
+            elif path == top or path.startswith(top + b"/"):
+                self._links.remove(self._layer, first, order)
+            else:
+                node = self.find(path)
+                assert node is not None
+                names.append(_Further(order, path, node))
+        return names
 
-def _walk(top: Node, prefix: bytes) -> Iterator[tuple[bytes, _Held]]:
-    stack = [(prefix, top)]
-    while stack:
-        path, node = stack.pop()
-        if node.children:
-            before = path + b"/" if path else b""
-            for name, child in node.children.items():
-                yield before + name, child
-                if isinstance(child, Node) and child.children:
-                    stack.append((before + name, child))
+    def _now_under(self, one: _Further, first: bytes) -> None:
+        one.node.first = first
+        if self._adding is None or one.node is not self._adding[1]:
+            self._put(one.path, one.node)
+
+
+class _Links:
+    """The further names of the files of all layers, by the first ones."""
+
+    def __init__(self, scratch: Scratch) -> None:
+        self._scratch = scratch
+        self._table: Table[bytes, bytes] | None = None
+
+    def add(self, layer: int, first: bytes, order: int, path: bytes) -> None:
+        """Note a further name of a file."""
+        if self._table is None:
+            self._table = texts(self._scratch, room=0)
+        self._table[_prefix(layer, first) + _number(order)] = path
+
+    def remove(self, layer: int, first: bytes, order: int) -> None:
+        """Forget one."""
+        assert self._table is not None
+        self._table.pop(_prefix(layer, first) + _number(order))
+
+    def of(self, layer: int, first: bytes) -> list[tuple[int, bytes]]:
+        """Give number and path of all further names of a file in order."""
+        if self._table is None:
+            return []
+        prefix = _prefix(layer, first)
+        found = []
+        for key, path in self._table.items(prefix):
+            if not key.startswith(prefix):
+                break
+            found.append((int.from_bytes(key[len(prefix) :], "big") - (1 << 63), path))
+        return found
+
+
+def _prefix(layer: int, first: bytes) -> bytes:
+    return layer.to_bytes(4, "big") + first + b"\0"
+
+
+def _number(order: int) -> bytes:
+    return (order + (1 << 63)).to_bytes(8, "big")
+
+
+def _join(parent: bytes, base: bytes) -> bytes:
+    return parent + b"/" + base if parent else base

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import stat
 from typing import TYPE_CHECKING
 
 from rkt.errors import RktError
-from rkt.image import render
+from rkt.image.order import dependency_order
 from rkt.linux import tree
+from rkt.linux.spill import Scratch, marks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rkt.linux.spill import Table
     from rkt.store.images import ImageKey, ImageRecord, Store
 
 _KINDS = ("blob", "manifest", "sig", "split")
@@ -19,7 +22,7 @@ _KINDS = ("blob", "manifest", "sig", "split")
 
 def parts(store: Store, key: ImageKey) -> list[ImageRecord]:
     """Give the images that an image depends on, directly or not.  Raises RktError."""
-    keys = dict.fromkeys(element.key for element in render.dependency_order(store, key))
+    keys = dict.fromkeys(element.key for element in dependency_order(store, key))
     return [store.get(one) for one in keys if one != key]
 
 
@@ -49,7 +52,7 @@ def sizes(store: Store, key: ImageKey, below: Sequence[ImageRecord]) -> tuple[in
 
 def _reached(store: Store, key: ImageKey) -> set[str]:
     try:
-        return {element.key for element in render.dependency_order(store, key)}
+        return {element.key for element in dependency_order(store, key)}
     except RktError:
         return {key}  # it cannot be rendered, so it uses nothing
 
@@ -62,29 +65,38 @@ def _on_disk(store: Store, key: str) -> int | None:
                 total += os.lstat(f"{store.path}/{kind}/{key}").st_blocks * 512
             except FileNotFoundError:
                 continue
-        return total + tree_blocks(store.tree_path(key))
+        return total + tree_blocks(store, store.tree_path(key))
     except PermissionError:
         return None
 
 
-def tree_blocks(path: str) -> int:
+def tree_blocks(store: Store, path: str) -> int:
     """Give the bytes on disk of a directory and everything below it, each file once."""
     try:
         root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return 0
-    total = 0
-    seen: set[int] = set()
     try:
-        for _, fd, entries in tree.walk(root):
-            total += os.fstat(fd).st_blocks
-            for entry in entries:
-                info = entry.stat(follow_symlinks=False)
-                if entry.is_dir(follow_symlinks=False) or info.st_ino in seen:
-                    continue
-                if info.st_nlink > 1:
-                    seen.add(info.st_ino)
-                total += info.st_blocks
+        with Scratch(store.tmp_dir) as scratch:
+            return _blocks(root, marks(scratch)) * 512
     finally:
         os.close(root)
-    return total * 512
+
+
+def _blocks(root: int, seen: Table[int, bool]) -> int:
+    total = 0
+    last: str | None = None
+    for path, fd, entries in tree.walk(root):
+        if path != last:
+            last = path
+            total += os.fstat(fd).st_blocks
+        for entry in entries:
+            info = entry.stat(follow_symlinks=False)
+            if stat.S_ISDIR(info.st_mode):
+                continue
+            if info.st_nlink > 1:
+                if info.st_ino in seen:
+                    continue
+                seen[info.st_ino] = True
+            total += info.st_blocks
+    return total

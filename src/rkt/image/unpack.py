@@ -7,21 +7,32 @@ make a write go elsewhere.
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from rkt.errors import ArchiveError, KernelError
 from rkt.image import tar
 from rkt.image.tar import show
+from rkt.linux.spill import Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rkt.image.archive import Layout
+    from rkt.linux.spill import Value
+
+    _Settings = tuple[int, int, int, int, int]
+    """Mode, owner, group, atime and mtime of a directory."""
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_OPEN = 128
+LINK_FAILURES = (errno.EPERM, errno.EXDEV, errno.EMLINK, errno.EOPNOTSUPP)
+"""Errors of link(2) upon which a copy will do."""
+_ROOM = 4 << 20
 
 
 class Unpacker:
@@ -36,7 +47,9 @@ class Unpacker:
         self._owners = owners
         self._me = (os.geteuid(), os.getegid())
         self._open: dict[bytes, int] = {}
-        self._directories: list[tuple[bytes, tar.Entry]] = []
+        self._directories: Table[bytes, _Settings] = Table(
+            layout.scratch, msgspec.msgpack.encode, _settings, room=_ROOM
+        )
         self.size = 0
 
     def __enter__(self) -> Unpacker:
@@ -54,7 +67,9 @@ class Unpacker:
             elif entry.kind == tar.DIRECTORY:
                 if entry.name not in self._layout.implied:
                     os.mkdir(base, 0o700, dir_fd=parent)
-                self._directories.append((entry.name, entry))
+                self._directories[entry.name] = (
+                    entry.mode, entry.uid, entry.gid, entry.atime, entry.mtime
+                )  # fmt: skip
             elif entry.kind == tar.HARDLINK:
                 source, source_base = self._parent(entry.link)
                 os.link(
@@ -69,11 +84,12 @@ class Unpacker:
 
     def finish(self) -> None:
         """Set owners, modes and times of the directories, innermost first."""
-        for path in self._layout.implied:
-            entry = tar.Entry()
-            entry.kind, entry.mode = tar.DIRECTORY, 0o755
-            self._directories.append((path, entry))
-        for path, entry in sorted(self._directories, key=lambda item: item[0], reverse=True):
+        for path, _ in self._layout.implied.items():
+            self._directories[path] = (0o755, 0, 0, 0, 0)
+        entry = tar.Entry()
+        entry.kind = tar.DIRECTORY
+        for path, settings in self._directories.items(reverse=True):
+            entry.mode, entry.uid, entry.gid, entry.atime, entry.mtime = settings
             if len(self._open) > _MAX_OPEN:
                 self._close_all()
             try:
@@ -170,6 +186,11 @@ class Unpacker:
         if entry.kind != tar.SYMLINK:
             os.chmod(base, self._mode(entry), dir_fd=parent)
         os.utime(base, ns=(entry.atime, entry.mtime), dir_fd=parent, follow_symlinks=False)
+
+
+def _settings(value: Value) -> _Settings:
+    assert isinstance(value, bytes)
+    return msgspec.msgpack.decode(value, type=tuple[int, int, int, int, int])
 
 
 def _device(entry: tar.Entry) -> int:

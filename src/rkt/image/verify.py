@@ -13,11 +13,14 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from rkt.errors import ArchiveError, StoreError
-from rkt.image import render, tar
+from rkt.image import tar
 from rkt.image.archive import Layout
 from rkt.image.export import archive_chunks
+from rkt.image.farm import build
+from rkt.image.order import dependency_order, tree_id
 from rkt.image.tar import show
 from rkt.linux import tree
+from rkt.linux.spill import Scratch
 from rkt.store.images import check_name
 
 if TYPE_CHECKING:
@@ -36,7 +39,7 @@ _TIMES = (-(1 << 31), 1 << 34)
 
 def verify(store: Store, record: ImageRecord) -> None:
     """Check an image in the store; raises StoreError naming the first difference."""
-    check_name(record, store.manifest(record.key))
+    check_name(record, store.outline(record.key).manifest)
     if not record.unpacked:
         for _ in archive_chunks(store, record.key):
             pass
@@ -59,16 +62,18 @@ def verify(store: Store, record: ImageRecord) -> None:
 
 
 def _against_tree(store: Store, record: ImageRecord, fd: int) -> None:
-    layout = Layout()
+    with Scratch(store.tmp_dir) as scratch:
+        _against_layout(store, record, fd, Layout(scratch))
+
+
+def _against_layout(store: Store, record: ImageRecord, fd: int, layout: Layout) -> None:
     check = _Check(fd, layout)
     reader = tar.TarReader(archive_chunks(store, record.key))
     while (entry := reader.next()) is not None:
         if not layout.admit(entry):
             continue
         if entry.name == b"manifest":
-            if b"".join(bytes(piece) for piece in reader.payload()) != store.manifest_bytes(
-                record.key
-            ):
+            if b"".join(reader.payload()) != store.manifest_bytes(record.key):
                 raise ArchiveError("its manifest is not the one in the archive")
         else:
             layout.missing_parents(entry.name)
@@ -207,17 +212,17 @@ def rebuild(store: Store, record: ImageRecord) -> None:
 
 def rendered(store: Store, key: ImageKey) -> str | None:
     """Give the ID of an image's rendered tree if it has one of its own and it is there."""
-    order = render.dependency_order(store, key)
-    name = render.tree_id(order)
+    order = dependency_order(store, key)
+    name = tree_id(order)
     return name if os.path.isdir(store.tree_path(name)) else None
 
 
 def verify_rendered(store: Store, key: ImageKey) -> None:
     """Compare the rendered tree of an image with a new one.  Raises StoreError."""
-    order = render.dependency_order(store, key)
-    name = render.tree_id(order)
+    order = dependency_order(store, key)
+    name = tree_id(order)
     with store.tmp_dir() as staging, store.lock_tree(name, exclusive=False):
-        render.build(store, order, f"{staging}/tree")
+        build(store, order, f"{staging}/tree")
         with ExitStack() as stack:
             try:
                 old, new = (
@@ -247,14 +252,12 @@ def _same_trees(old: int, new: int) -> None:
         other = tree.open_below(old, path or ".")
         try:
             _same_node(path or "rootfs", os.fstat(other), os.fstat(fd))
-            here, there = {entry.name for entry in entries}, set(os.listdir(other))
-            for name in sorted(here ^ there):
-                what = "is missing" if name in here else "should not be there"
-                raise ArchiveError(f'"{path}/{name}" {what}')
             for entry in entries:
+                name = entry.name
+                if not _is_there(name, other):
+                    raise ArchiveError(f'"{path}/{name}" is missing')
                 if entry.is_dir(follow_symlinks=False):
                     continue
-                name = entry.name
                 mine = entry.stat(follow_symlinks=False)
                 found = os.stat(name, dir_fd=other, follow_symlinks=False)
                 if not os.path.samestat(mine, found):  # too many links for the file system
@@ -262,6 +265,22 @@ def _same_trees(old: int, new: int) -> None:
                     _same_content(f"{path}/{name}", name, other, fd, mine)
         finally:
             os.close(other)
+    for path, _, entries in tree.walk(old):
+        other = tree.open_below(new, path or ".")
+        try:
+            for entry in entries:
+                if not _is_there(entry.name, other):
+                    raise ArchiveError(f'"{path}/{entry.name}" should not be there')
+        finally:
+            os.close(other)
+
+
+def _is_there(name: str, fd: int) -> bool:
+    try:
+        os.stat(name, dir_fd=fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _same_node(path: str, found: os.stat_result, wanted: os.stat_result) -> None:
@@ -282,8 +301,8 @@ def _same_content(path: str, name: str, old: int, new: int, info: os.stat_result
 
 def render_again(store: Store, key: ImageKey) -> None:
     """Make the rendered tree of an image anew; no pod may use it."""
-    order = render.dependency_order(store, key)
-    name = render.tree_id(order)
+    order = dependency_order(store, key)
+    name = tree_id(order)
     with store.tmp_dir() as staging, store.lock_tree(name, exclusive=True):
-        render.build(store, order, f"{staging}/tree")
+        build(store, order, f"{staging}/tree")
         store.exchange_tree(name, f"{staging}/tree")

@@ -20,7 +20,7 @@ def is_whole(store: Store, key: str) -> bool:
             if one in seen:
                 continue
             seen.add(one)
-            for dependency in store.manifest(one).dependencies:
+            for dependency in store.outline(one).manifest.dependencies:
                 todo.append(store.resolve(dependency.image_id or ""))
     except NotFound:
         return False

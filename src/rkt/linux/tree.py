@@ -10,6 +10,8 @@ import errno
 import fcntl
 import os
 import stat
+from _struct import Struct
+from itertools import islice
 
 from rkt.linux import libc
 
@@ -17,6 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rkt.linux.spill import Scratch, Table
     from rkt.linux.userns import Range
 
 RESOLVE_NO_XDEV = 0x01
@@ -29,6 +32,11 @@ _FS_IOC_SETFLAGS = 0x40086602
 _FS_PROTECTED_FL = 0x10 | 0x20  # immutable, append only
 _NOBODY = 65534
 _COPY_CHUNK = 1 << 20
+_NANO = 1_000_000_000
+_SETTINGS = Struct("<IIIqIqI")
+_MANY = 8192
+"""Entries of a directory that are looked at together."""
+_FEW = 64
 _NO_CLONE = (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.ENOTTY, errno.EPERM)
 
 
@@ -140,13 +148,14 @@ def _empty(top: int) -> None:
         while stack:
             fd, name, todo = stack[-1]
             if not todo:
-                if fd == top:
-                    todo += _unlink_files(top)  # what was moved up
-                    if todo:
+                if fd == top or todo.is_partial:
+                    todo = _unlink_files(fd)  # with what was moved up
+                    stack[-1] = (fd, name, todo)
+                    if todo or todo.is_partial:
                         continue
-                    stack.pop()
-                    return
                 stack.pop()
+                if fd == top:
+                    return
                 os.close(fd)
                 _rmdir(stack[-1][0], name)
                 continue
@@ -159,49 +168,155 @@ def _empty(top: int) -> None:
                 child_fd = _open_removable(fd, child)
             except FileNotFoundError:
                 continue
-            stack.append((child_fd, child, []))
-            stack[-1][2].extend(_unlink_files(child_fd))
+            stack.append((child_fd, child, _Todo()))
+            stack[-1] = (child_fd, child, _unlink_files(child_fd))
     finally:
         for fd, _, _ in stack:
             if fd != top:
                 os.close(fd)
 
 
-def _unlink_files(fd: int) -> list[str]:
-    """Unlink everything in a directory that is no directory; give the names of those that are."""
+class _Todo(list[str]):
+    """Directories in a directory."""
+
+    is_partial = False
+    """Whether there may be more, and files too."""
+
+
+def _unlink_files(fd: int) -> _Todo:
+    """Unlink what is in a directory and is no directory; give the names of those that are.
+
+    Of a large directory that is only a part.
+    """
+    found = _Todo()
     with os.scandir(fd) as entries:
-        names = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-    for name, is_dir in names:
-        if not is_dir:
-            try:
-                _unlink(fd, name)
-            except FileNotFoundError:
-                pass
-    return [name for name, is_dir in names if is_dir]
+        batch = [(one.name, one.is_dir(follow_symlinks=False)) for one in islice(entries, _MANY)]
+        found.is_partial = len(batch) == _MANY
+    for name, is_dir in batch:
+        if is_dir:
+            found.append(name)
+            continue
+        try:
+            _unlink(fd, name)
+        except FileNotFoundError:
+            pass
+    return found
 
 
-def walk(root: int) -> Iterator[tuple[str, int, list[os.DirEntry[str]]]]:
+class Entry:
+    """A name in a large directory, as os.DirEntry gives one."""
+
+    __slots__ = ("_fd", "_is_dir", "name")
+
+    def __init__(self, fd: int, name: str, *, is_dir: bool) -> None:
+        self._fd = fd
+        self._is_dir = is_dir
+        self.name = name
+
+    def is_dir(self, *, follow_symlinks: bool) -> bool:
+        """Say whether it is a directory."""
+        assert not follow_symlinks
+        return self._is_dir
+
+    def stat(self, *, follow_symlinks: bool) -> os.stat_result:
+        """Give what it is; only while the directory is open."""
+        return os.stat(self.name, dir_fd=self._fd, follow_symlinks=follow_symlinks)
+
+
+if TYPE_CHECKING:
+    Found = os.DirEntry[str] | Entry
+
+
+def walk(root: int) -> Iterator[tuple[str, int, list[Found]]]:
     """Give every directory below an open one: relative path ("" first), descriptor, entries.
 
-    A directory comes after its parent; names are sorted.  The descriptor lasts until the next step.
-    The caller may take sub-directories out of the list to leave them out.
+    A directory comes after its parent; names are sorted.  A large directory comes several times in
+    a row, each time with more of its entries, so that memory is bounded.  The descriptor lasts
+    until the next step.  The caller may take sub-directories out of the list to leave them out.
     """
-    pending = [""]
+    pending = [_Pending("", [""])]
     while pending:
-        path = pending.pop()
+        path = pending[-1].pop()
+        if not pending[-1]:
+            pending.pop()
         fd = open_below(root, path or ".")
+        prefix = path + "/" if path else ""
+        below = []
         try:
-            with os.scandir(fd) as found:
-                entries = sorted(found, key=lambda entry: entry.name)
-            yield path, fd, entries
-            prefix = path + "/" if path else ""
-            pending += [
-                prefix + entry.name
-                for entry in reversed(entries)
-                if entry.is_dir(follow_symlinks=False)
-            ]
+            for entries in _sorted_entries(fd):
+                yield path, fd, entries
+                names = [one.name for one in entries if one.is_dir(follow_symlinks=False)]
+                if names:
+                    below.append(_Pending(prefix, names))
         finally:
             os.close(fd)
+        pending += reversed(below)
+
+
+class _Pending:
+    """Sub-directories of a directory that are still to be visited; many are kept packed."""
+
+    __slots__ = ("_names", "_packed", "_prefix")
+
+    def __init__(self, prefix: str, names: list[str]) -> None:
+        self._prefix = prefix
+        self._names = names[::-1]
+        self._packed = b""
+        if len(names) > _FEW:
+            self._packed, self._names = _packed(self._names), []
+
+    def __bool__(self) -> bool:
+        return bool(self._names or self._packed)
+
+    def pop(self) -> str:
+        """Give the path of the next one."""
+        if not self._names:
+            self._names, self._packed = _unpacked(self._packed), b""
+        return self._prefix + self._names.pop()
+
+
+def _sorted_entries(fd: int) -> Iterator[list[Found]]:
+    """Give what is in a directory, sorted; in several lists if it is a large one."""
+    with os.scandir(fd) as found:
+        batch: list[Found] = sorted(islice(found, _MANY), key=_name)
+        runs: list[list[bytes]] = []
+        while len(batch) == _MANY or (runs and batch):
+            texts = [one.name + "/" * one.is_dir(follow_symlinks=False) for one in batch]
+            runs.append([_packed(texts[at : at + _FEW]) for at in range(0, len(texts), _FEW)])
+            batch = sorted(islice(found, _MANY), key=_name)
+    if not runs:
+        yield batch
+        return
+    import heapq
+
+    merged = heapq.merge(*(_run(pieces) for pieces in runs))
+    while True:
+        batch = [Entry(fd, name, is_dir=is_dir) for name, is_dir in islice(merged, _MANY)]
+        if not batch:
+            return
+        yield batch
+
+
+def _name(entry: Found) -> str:
+    return entry.name
+
+
+def _run(pieces: list[bytes]) -> Iterator[tuple[str, bool]]:
+    for piece in pieces:
+        for text in _unpacked(piece):
+            yield text.rstrip("/"), text.endswith("/")
+
+
+def _packed(names: list[str]) -> bytes:
+    import zlib
+
+    return zlib.compress("\0".join(names).encode("utf-8", "surrogateescape"), 1)
+
+
+def _unpacked(data: bytes) -> list[str]:
+    import zlib
+
+    return zlib.decompress(data).decode("utf-8", "surrogateescape").split("\0")
 
 
 def is_kept_xattr(name: str) -> bool:
@@ -217,22 +332,27 @@ def copy(source: str, target: str) -> None:
     """
     if not os.path.isdir(target):
         os.mkdir(target, 0o700)
+    from rkt.linux import spill
+
     src = os.open(source, _DIR | os.O_CLOEXEC)
     try:
         dst = os.open(target, _DIR | os.O_CLOEXEC)
         try:
-            _copy_content(src, dst)
+            with spill.Scratch.within(target) as scratch:
+                _copy_content(src, dst, scratch)
         finally:
             os.close(dst)
     finally:
         os.close(src)
 
 
-def _copy_content(src: int, dst: int) -> None:
-    links: dict[int, str] = {}
-    directories: list[tuple[str, os.stat_result]] = []
+def _copy_content(src: int, dst: int, scratch: Scratch) -> None:
+    from rkt.linux import spill
+
+    links: Table[int, bytes] = spill.texts(scratch)
+    directories: Table[bytes, bytes] = spill.texts(scratch)
     for path, src_dir, entries in walk(src):
-        directories.append((path, os.fstat(src_dir)))
+        directories[os.fsencode(path)] = settings_of(os.fstat(src_dir))
         dst_dir = open_below(dst, path or ".")
         try:
             for entry in entries:
@@ -242,19 +362,20 @@ def _copy_content(src: int, dst: int) -> None:
                     os.mkdir(name, 0o700, dir_fd=dst_dir)
                     continue
                 if info.st_nlink > 1:
-                    first = links.setdefault(info.st_ino, f"{path}/{name}" if path else name)
-                    if first != (f"{path}/{name}" if path else name):
+                    first = links.get(info.st_ino)
+                    if first is not None:
                         os.link(
                             first, name, src_dir_fd=dst, dst_dir_fd=dst_dir, follow_symlinks=False
                         )
                         continue
+                    links[info.st_ino] = os.fsencode(f"{path}/{name}" if path else name)
                 copy_node(src_dir, dst_dir, name, info)
         finally:
             os.close(dst_dir)
-    for path, info in reversed(directories):
-        fd = open_below(dst, path or ".")
+    for raw, settings in directories.items(reverse=True):
+        fd = open_below(dst, os.fsdecode(raw) or ".")
         try:
-            set_directory(fd, info)
+            set_directory(fd, settings)
         finally:
             os.close(fd)
 
@@ -265,20 +386,13 @@ def shift_owners(path: str, users: Range, *, back: bool = False) -> None:
     What belongs to an ID that the range has not goes to `nobody`.  Modes, times and capabilities of
     files stay as they are.  With `back` it is undone; what is not of the range stays as it is.
     """
+    from rkt.linux import spill
+
     root = os.open(path, _DIR | os.O_CLOEXEC)
-    seen: set[int] = set()
     shift = _Unshift(users) if back else _Shift(users)
     try:
-        info = os.fstat(root)
-        os.fchown(root, shift.owner(info.st_uid), shift.owner(info.st_gid))
-        for _, fd, entries in walk(root):
-            for entry in entries:
-                info = entry.stat(follow_symlinks=False)
-                if info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode):
-                    if info.st_ino in seen:
-                        continue
-                    seen.add(info.st_ino)
-                _shift_entry(fd, entry.name, info, shift)
+        with spill.Scratch.within(path) as scratch:
+            _shift_content(root, shift, spill.marks(scratch))
     finally:
         os.close(root)
 
@@ -313,6 +427,21 @@ class _Unshift(_Shift):
         return value[:3] + b"\x02" + value[4:20]
 
 
+def _shift_content(root: int, shift: _Shift, seen: Table[int, bool]) -> None:
+    info = os.fstat(root)
+    times = (info.st_atime_ns, info.st_mtime_ns)
+    os.fchown(root, shift.owner(info.st_uid), shift.owner(info.st_gid))
+    for _, fd, entries in walk(root):
+        for entry in entries:
+            info = entry.stat(follow_symlinks=False)
+            if info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode):
+                if info.st_ino in seen:
+                    continue
+                seen[info.st_ino] = True
+            _shift_entry(fd, entry.name, info, shift)
+    os.utime(root, ns=times)  # a temporary file was there
+
+
 def _shift_entry(fd: int, name: str, info: os.stat_result, shift: _Shift) -> None:
     uid, gid = shift.owner(info.st_uid), shift.owner(info.st_gid)
     if not stat.S_ISREG(info.st_mode):
@@ -334,11 +463,18 @@ def _shift_entry(fd: int, name: str, info: os.stat_result, shift: _Shift) -> Non
         os.close(file)
 
 
-def set_directory(fd: int, info: os.stat_result) -> None:
+def settings_of(info: os.stat_result) -> bytes:
+    """Give owner, mode and times of a directory for `set_directory`."""
+    times = (*divmod(info.st_atime_ns, _NANO), *divmod(info.st_mtime_ns, _NANO))
+    return _SETTINGS.pack(info.st_uid, info.st_gid, stat.S_IMODE(info.st_mode), *times)
+
+
+def set_directory(fd: int, settings: bytes) -> None:
     """Give a directory the owner, mode and times of another."""
-    os.fchown(fd, info.st_uid, info.st_gid)
-    os.fchmod(fd, stat.S_IMODE(info.st_mode))
-    os.utime(fd, ns=(info.st_atime_ns, info.st_mtime_ns))
+    uid, gid, mode, *times = _SETTINGS.unpack(settings)
+    os.fchown(fd, uid, gid)
+    os.fchmod(fd, mode)
+    os.utime(fd, ns=(times[0] * _NANO + times[1], times[2] * _NANO + times[3]))
 
 
 def copy_node(src_dir: int, dst_dir: int, name: str, info: os.stat_result) -> None:

@@ -74,7 +74,7 @@ def decode(
 def parse(data: bytes, where: str, *, limit: int = MAX_DOCUMENT) -> JSON:
     """Read a JSON document of untrusted origin as it stands; raises SchemaError."""
     if len(data) > limit:
-        raise SchemaError(f"{where}: document of {len(data)} bytes is larger than {limit} bytes")
+        raise _too_large(data, where, limit)
     try:
         text = data.decode()
         # Half of a character that is written as two escapes is no text: msgspec looks closer.
@@ -82,16 +82,30 @@ def parse(data: bytes, where: str, *, limit: int = MAX_DOCUMENT) -> JSON:
             return quickjson.scan(text, _scanner)
     except (ValueError, ArithmeticError, RecursionError):
         pass
-    return _parse_odd(data, where)
+    return _by_msgspec(data, where, object)
 
 
-def _parse_odd(data: bytes, where: str) -> JSON:
+def members(data: bytes, where: str, *, limit: int = MAX_DOCUMENT) -> dict[str, bytes]:
+    """Give the members of a JSON object of untrusted origin as they stand; raises SchemaError."""
+    import msgspec
+
+    if len(data) > limit:
+        raise _too_large(data, where, limit)
+    found = _by_msgspec(data, where, dict[str, msgspec.Raw])
+    return {key: bytes(raw) for key, raw in found.items()}
+
+
+def _too_large(data: bytes, where: str, limit: int) -> SchemaError:
+    return SchemaError(f"{where}: document of {len(data)} bytes is larger than {limit} bytes")
+
+
+def _by_msgspec(data: bytes, where: str, kind: Any) -> JSON:
     from decimal import Decimal
 
     import msgspec
 
     try:
-        return msgspec.json.Decoder(float_hook=Decimal).decode(data)
+        return msgspec.json.Decoder(kind, float_hook=Decimal).decode(data)
     except msgspec.ValidationError as err:
         raise SchemaError(f"{where}: {_lower(str(err).replace(' - at `', ' - at '))}") from None
     except msgspec.DecodeError as err:

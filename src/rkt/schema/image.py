@@ -30,9 +30,11 @@ from rkt.schema.types import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 MAX_IMAGE_MANIFEST = 16 << 20  # lists of paths are long
+_LONG = 256 << 10
+_PIECE = 64 << 10
 
 OS_ARCH: dict[str, tuple[str, ...]] = {
     "darwin": ("x86_64", "i386"),
@@ -346,3 +348,46 @@ _KEYS = codec.key_table(
 def decode_image_manifest(data: bytes, where: str = "image manifest") -> ImageManifest:
     """Read an image manifest of untrusted origin; raises SchemaError begun by `where`."""
     return codec.decode(data, ImageManifest, where, limit=MAX_IMAGE_MANIFEST, keys=_KEYS)
+
+
+class Outline(Struct):
+    """A manifest without its whitelist, which may be long."""
+
+    manifest: ImageManifest
+    has_whitelist: bool
+
+
+def outline_of(data: bytes, where: str = "image manifest") -> Outline:
+    """Read an image manifest but for its whitelist; raises SchemaError begun by `where`."""
+    if len(data) <= _LONG:
+        manifest = decode_image_manifest(data, where)
+        return Outline(manifest, bool(manifest.path_whitelist))
+    manifest, whitelist = _apart(data, where)
+    is_empty = whitelist[:1] == b"[" and not whitelist[1:-1].strip()
+    return Outline(manifest, not is_empty)
+
+
+def whitelist_of(data: bytes, where: str = "image manifest") -> Iterator[str]:
+    """Give the paths of an image manifest's whitelist, of which memory holds few at a time.
+
+    Raises SchemaError begun by `where`.
+    """
+    _, listed = _apart(data, where)
+    at = listed.find(b"[") + 1
+    while at:
+        # Nowhere but between two strings can a list of strings have this.
+        end = listed.find(b'","/', at + _PIECE) + 1
+        piece = listed[at:end] + b"]" if end else listed[at:]
+        yield from codec.decode(b"[" + piece, list[str], where, limit=MAX_IMAGE_MANIFEST)
+        at = end + 1 if end else 0
+
+
+def _apart(data: bytes, where: str) -> tuple[ImageManifest, bytes]:
+    """Read an image manifest but for its whitelist, which is left as it is."""
+    members = codec.members(data, where, limit=MAX_IMAGE_MANIFEST)
+    whitelist = b"[]"
+    for key in [key for key in members if key.lower() == "pathwhitelist"]:
+        raw = members.pop(key)
+        whitelist = whitelist if raw == b"null" else raw
+    rest = b",".join(codec.encode(key) + b":" + raw for key, raw in members.items())
+    return decode_image_manifest(b"{" + rest + b"}", where), whitelist

@@ -174,7 +174,7 @@ def _manifest_of(store: Store, path: str) -> ImageManifest:
         return store.manifest(record.key)
     from rkt.image.ingest import read_manifest
 
-    return read_manifest(path)
+    return read_manifest(store, path)
 
 
 def _by_path(store: Store, finder: Finder, path: str, places: Places) -> ImageRecord:

@@ -110,7 +110,7 @@ def _needed(store: Store, keys: Iterable[str]) -> set[str]:
 
 def _dependencies(store: Store, key: str) -> list[str]:
     found: list[str] = []
-    for dependency in store.manifest(key).dependencies or ():
+    for dependency in store.outline(key).manifest.dependencies or ():
         try:
             if dependency.image_id:
                 found.append(store.resolve(dependency.image_id))
@@ -198,15 +198,15 @@ class Remover:
 
     def _made_of(self, record: ImageRecord) -> tuple[list[ImageRecord], str]:
         """Give the images that an image consists of, and the ID of its rendered tree."""
-        from rkt.image import render
+        from rkt.image.order import dependency_order, tree_id
 
         try:
-            order = render.dependency_order(self._store, record.key)
+            order = dependency_order(self._store, record.key)
         except (RktError, OSError) as err:  # damaged, or a dependency is gone already
             log.debug(describe(err))
             return [], record.key
         keys = dict.fromkeys(element.key for element in order)
-        return [self._store.get(key) for key in keys], render.tree_id(order)
+        return [self._store.get(key) for key in keys], tree_id(order)
 
     def _drop_tree(self, tree: str) -> bool:
         if tree in self._usage.trees or not self._store.is_removable_tree(tree):

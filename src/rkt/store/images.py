@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any, BinaryIO, NewType
 
-    from rkt.schema.image import ImageManifest
+    from rkt.schema.image import ImageManifest, Outline
 
     ImageKey = NewType("ImageKey", str)
     """`sha512-` and the first 64 hex digits of the hash of the uncompressed archive."""
@@ -233,6 +233,19 @@ class Store:
             files.unlink(path)
             files.move(f"{staging}/manifest", path, replace=True)
         return True
+
+    def outline(self, key: str) -> Outline:
+        """Give what an image's manifest says of other images; its long lists are not kept."""
+        from rkt.schema.image import outline_of
+
+        data = self.manifest_bytes(key)
+        return outline_of(data, f'manifest of image "{key}"')
+
+    def whitelist(self, key: str) -> Iterator[str]:
+        """Give the paths of an image's whitelist one after the other."""
+        from rkt.schema.image import whitelist_of
+
+        return whitelist_of(self.manifest_bytes(key), f'manifest of image "{key}"')
 
     def signature(self, key: str) -> bytes | None:
         """Give the detached signature that came with an image."""
