@@ -343,6 +343,45 @@ def test_layers_are_stored_once(rkt: RktContext, push: Callable[..., Image]) -> 
     assert _used(rkt) - before < 200_000
 
 
+def test_each_file_is_stored_once_wherever_its_layer_puts_it(rkt: RktContext) -> None:
+    """A layer through a link of a lower one, or with a link to a lower file, depends on that."""
+    lower = (
+        Layer().directory("usr").directory("usr/lib").symlink("lib", "usr/lib")
+        .file("usr/lib/base", os.urandom(4_000_000))
+        .file("usr/lib/cap", os.urandom(1_000_000), mode=0o4755, uid=5,
+              xattrs={"security.capability": CAPABILITY, "user.x": b"y"})
+    )  # fmt: skip
+    through = Layer().file("lib/more", os.urandom(3_000_000), mode=0o600).file("lib/empty")
+    linking = Layer().link("second", "usr/lib/base").link("third", "usr/lib/cap")
+    names = Layer().file("lib/\udcff", os.urandom(2_000_000)).whiteout("usr/lib/empty")
+    layout = Image([lower, through, linking, names]).write(f"{rkt.files}/app")
+    compare(rkt, f"oci:{layout}", f"{layout}:latest")
+    assert _used(rkt) < 10_000_000 * 1.15
+    rkt.rkt("image", "verify", "--all")
+    # a layer is whole without the one that it shares its files with
+    assert rkt.rkt("image", "list", "--all").stdout.count("oci-layer/") == 6
+    rkt.rkt("image", "gc")
+    assert rkt.rkt("image", "list", "--all").stdout.count("oci-layer/") == 4
+    assert _used(rkt) < 10_000_000 * 1.15
+    rkt.rkt("image", "verify", "--all")
+
+
+def test_a_layer_cannot_lead_the_next_one_outside(rkt: RktContext) -> None:
+    victim = f"{rkt.files}/victim"
+    os.mkdir(victim)
+    lower = (
+        Layer().symlink("out", victim).symlink("up", "../" * 20 + victim[1:])
+        .directory("etc").symlink("etc/self", "/proc/self/root")
+    )  # fmt: skip
+    upper = Layer().file("out/a", "1").file("up/b", "2").file("etc/self/c", "3")
+    layout = Image([lower, upper]).write(f"{rkt.files}/app")
+    rkt.rkt(INSECURE, "fetch", f"oci:{layout}")
+    rkt.rkt("image", "render", "--rootfs-only", "app:latest", f"{rkt.files}/ours")
+    assert os.listdir(victim) == []
+    made = listing(f"{rkt.files}/ours")
+    assert {f"{victim[1:]}/a", f"{victim[1:]}/b", "proc/self/root/c"} < set(made)
+
+
 def _used(rkt: RktContext) -> int:
     return int(tool(rkt, "du", "-s", "--block-size=1", rkt.data).split()[0])
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from rkt.image.split import Writer
-    from rkt.image.unpack import Unpacker
+    from rkt.image.unpack import Twin, Unpacker
 
 _NANO = 1_000_000_000
 _OCTAL_8 = 0o7777777
@@ -108,15 +108,20 @@ class AciWriter:
         os.fchmod(self._file.fileno(), 0o640)
         self._blob = zstandard.ZstdCompressor(level=1).stream_writer(self._file, closefd=False)
 
-    def add(self, entry: tar.Entry, payload: Iterable[memoryview] = ()) -> None:
-        """Write an entry; its name and that of a hard link's target begin with `rootfs`."""
+    def add(
+        self, entry: tar.Entry, payload: Iterable[memoryview] = (), twin: Twin | None = None
+    ) -> None:
+        """Write an entry; its name and that of a hard link's target begin with `rootfs`.
+
+        `twin` is a file that is just like it, which need not be stored again.
+        """
         if not self.layout.admit(entry):
             return
         self._raw(header(entry))
         stored = entry.stored
         if self._unpacker is not None and self._record is not None:
             self._record.payload(entry)
-            self._unpacker.add(entry, self._tee(payload))
+            self._unpacker.add(entry, self._tee(payload), twin)
         else:
             self.layout.missing_parents(entry.name)
         if stored:

@@ -19,7 +19,7 @@ from rkt.image import layer as layers
 from rkt.image import layerindex, tar
 from rkt.image.aciwriter import AciWriter
 from rkt.image.archive import LIMITS
-from rkt.image.copies import Copies
+from rkt.image.copies import Copies, archive_tree
 from rkt.image.export import archive_chunks
 from rkt.image.ingest import can_own_files
 from rkt.image.layer import Blob, Converted, Plan
@@ -33,6 +33,7 @@ from rkt.store.images import SKIPPED, ImageRecord, Remote, Verification, image_k
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from rkt.image.unpack import Twin
     from rkt.linux.spill import Table
     from rkt.schema.image import App
     from rkt.store.images import Store
@@ -236,14 +237,15 @@ class Assembly:
             Copies(self._store, staging, self._records(), wanted, self._scratch) as copies,
         ):
             unpack = can_own_files()
-            plan = Plan(outcome, copies)
             if alone is not None:
-                chunks = archive_chunks(self._store, alone.record.key)
-                converted = layers.reconvert(
-                    chunks, alone.index, name, staging, plan, unpack=unpack
-                )
+                with archive_tree(self._store, alone.record) as tree_fd:
+                    converted = layers.reconvert(
+                        archive_chunks(self._store, alone.record.key), alone.index, name, staging,
+                        Plan(outcome, copies, tree_fd), unpack=unpack,
+                    )  # fmt: skip
             else:
                 assert blob is not None
+                plan = Plan(outcome, copies)
                 converted = layers.convert_planned(blob, name, staging, plan, unpack=unpack)
             return place_layer(self._store, staging, converted, name, self._source)
 
@@ -344,7 +346,7 @@ class Assembly:
         manifest = b"".join((before, b"[", memoryview(listed)[1:], b"]", after))
         del listed
         with self._store.tmp_dir() as staging:
-            done = _write(staging, manifest, [(_directory(layers.ROOTFS), ())])
+            done = _write(staging, manifest, [(_directory(layers.ROOTFS), (), None)])
             return _place(self._store, staging, done, name, (), source=self._source, latest=False)
 
     # -- the image itself
@@ -353,10 +355,10 @@ class Assembly:
         root = _directory(layers.ROOTFS)
         if self._merged.root_meta is not None:
             root.mode, root.uid, root.gid, root.mtime, root.atime = self._merged.root_meta
-        yield root, ()
+        yield root, (), None
         bare = self._merged.bare_directories()
         for path, _ in bare.items():
-            yield _directory(_below(path)), ()
+            yield _directory(_below(path)), (), None
 
         def wanted() -> Iterator[tuple[int, bytes]]:
             for path, number in self._rescued.items():
@@ -366,9 +368,9 @@ class Assembly:
         with Copies(self._store, staging, self._records(), wanted(), self._scratch) as copies:
             for path, number in self._rescued.items():
                 if path not in bare:
-                    entry, payload = copies(number, self._content_of(path))
+                    entry, payload, twin = copies(number, self._content_of(path))
                     entry.name = _below(path)
-                    yield entry, payload
+                    yield entry, payload, twin
         dev = self._merged.find(b"dev")
         if dev is not None and dev.kind != tar.DIRECTORY:
             raise ArchiveError('invalid layer: "/dev" is not a directory')
@@ -376,7 +378,7 @@ class Assembly:
             link = tar.Entry()
             link.kind, link.mode = tar.SYMLINK, 0o777
             link.name, link.link = _below(b"dev/" + name), target
-            yield link, ()
+            yield link, (), None
 
     def _content_of(self, path: bytes) -> bytes:
         """Give the name under which the content of a file stands in its layer."""
@@ -444,14 +446,14 @@ def _is_text(path: bytes) -> bool:
 
 
 if TYPE_CHECKING:
-    _Member = tuple[tar.Entry, Iterable[memoryview]]
+    _Member = tuple[tar.Entry, Iterable[memoryview], Twin | None]
 
 
 def _write(staging: str, manifest: bytes, entries: Iterable[_Member]) -> Converted:
     try:
         with AciWriter(staging, unpack=can_own_files(), limits=LIMITS) as writer:
-            for entry, payload in entries:
-                writer.add(entry, payload)
+            for entry, payload, twin in entries:
+                writer.add(entry, payload, twin)
             writer.manifest(manifest)
             done = writer.finish()
     except OSError as err:

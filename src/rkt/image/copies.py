@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -10,7 +11,9 @@ import msgspec
 from rkt.errors import ArchiveError
 from rkt.image import tar
 from rkt.image.export import archive_chunks
+from rkt.image.ingest import can_own_files
 from rkt.image.tar import show
+from rkt.image.unpack import Twin
 from rkt.linux.spill import Table, marks
 
 if TYPE_CHECKING:
@@ -76,22 +79,28 @@ class Copies:
         self._read: set[int] = set()
         self._spool = -1
         self._size = 0
+        self._tree = (-1, -1)
+        """Number of a layer, descriptor of its tree."""
 
     def __enter__(self) -> Copies:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._spool >= 0:
-            os.close(self._spool)
+        for fd in (self._spool, self._tree[1]):
+            if fd >= 0:
+                os.close(fd)
+        self._spool, self._tree = -1, (-1, -1)
 
-    def __call__(self, layer: int, path: bytes) -> tuple[tar.Entry, Iterator[memoryview]]:
-        """Give an entry and its payload."""
+    def __call__(
+        self, layer: int, path: bytes
+    ) -> tuple[tar.Entry, Iterator[memoryview], Twin | None]:
+        """Give an entry, its payload, and where the file lies if the layer is unpacked."""
         if layer not in self._read:
             self._scan(layer)
         found = self._found.get(_key(layer, path))
         if found is None:
             raise ArchiveError(f"layer has no file {show(path)}")
-        return found.entry(), self._payload(found.start, found.stored)
+        return found.entry(), self._payload(found.start, found.stored), self._twin(layer, path)
 
     def _scan(self, layer: int) -> None:
         self._read.add(layer)
@@ -116,6 +125,32 @@ class Copies:
             yield memoryview(data)
             start += len(data)
             count -= len(data)
+
+    def _twin(self, layer: int, path: bytes) -> Twin | None:
+        record = self._layers[layer]
+        if not record.unpacked or not can_own_files():
+            return None
+        if layer != self._tree[0]:
+            if self._tree[1] >= 0:
+                os.close(self._tree[1])
+            self._tree = (layer, os.open(self._store.tree_path(record.key), _DIR))
+        return Twin(self._tree[1], _ROOTFS + path)
+
+
+_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+@contextmanager
+def archive_tree(store: Store, record: ImageRecord) -> Iterator[int]:
+    """Open the tree of an image whose files this process may link to; -1 if there is none."""
+    if not record.unpacked or not can_own_files():
+        yield -1
+        return
+    fd = os.open(store.tree_path(record.key), _DIR)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _key(layer: int, path: bytes) -> bytes:

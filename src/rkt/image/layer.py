@@ -22,6 +22,7 @@ from rkt.image.archive import LIMITS, Limits, decompress, detect
 from rkt.image.layerindex import Entries, LayerIndex
 from rkt.image.merge import Merged, MissingTarget, Outcome
 from rkt.image.tar import show
+from rkt.image.unpack import Twin
 from rkt.linux.spill import Scratch
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from rkt.image.layerindex import Meta
 
     _Item = tuple[tar.Entry, bytes, tar.TarReader]
-    _OpenCopy = Callable[[int, bytes], tuple[tar.Entry, Iterator[memoryview]]]
+    _OpenCopy = Callable[[int, bytes], tuple[tar.Entry, Iterator[memoryview], Twin | None]]
 
 INDEX_NAME = "index"
 """File in an unpacked layer's tree directory: its LayerIndex, put there by who converted it."""
@@ -65,14 +66,18 @@ class _Irregular(Exception):
 class Plan:
     """What to do with entries that cannot be taken as they are.
 
-    `open_copy` gives a file of a lower layer: number of the layer, path in it.
+    `open_copy` gives a file of a lower layer: number of the layer, path in it.  `tree` is a
+    descriptor of the tree that has all files of the archive already, or -1.
     """
 
-    __slots__ = ("open_copy", "outcome")
+    __slots__ = ("open_copy", "outcome", "tree")
 
-    def __init__(self, outcome: Outcome, open_copy: _OpenCopy | None = None) -> None:
+    def __init__(
+        self, outcome: Outcome, open_copy: _OpenCopy | None = None, tree: int = -1
+    ) -> None:
         self.outcome = outcome
         self.open_copy = open_copy
+        self.tree = tree
 
 
 class Blob(io.RawIOBase):
@@ -196,6 +201,7 @@ def _write(
         has_root = False
         for ordinal, (entry, where, reader) in enumerate(entries):
             path = where
+            twin = None
             if plan is None:
                 if path:
                     _check(writer, entry, path)
@@ -210,11 +216,13 @@ def _write(
                     entry.link = _linked(writer, index, entry, ordinal, plan)
                     if entry.link == path:
                         continue  # the copy itself: the file's other names are gone
+                elif entry.kind == tar.FILE and plan.tree >= 0:
+                    twin = Twin(plan.tree, ROOTFS + b"/" + where)
             index.entries.append((entry.kind, path, entry.link))
             entry.name = ROOTFS + b"/" + path if path else ROOTFS
             if entry.kind == tar.HARDLINK:
                 entry.link = ROOTFS + b"/" + entry.link
-            writer.add(entry, reader.payload())
+            writer.add(entry, reader.payload(), twin)
         if not has_root:
             index.entries.append((tar.DIRECTORY, b"", b""))
             writer.add(_root(index))
@@ -329,10 +337,10 @@ def _linked(
     if copy is None:
         return plan.outcome.links.get(ordinal) or entry.link
     assert plan.open_copy is not None  # only with layers below
-    original, payload = plan.open_copy(copy.layer, copy.source)
+    original, payload, twin = plan.open_copy(copy.layer, copy.source)
     original.name = ROOTFS + b"/" + copy.path
     index.entries.append((original.kind, copy.path, original.link))
-    writer.add(original, payload)
+    writer.add(original, payload, twin)
     for other in copy.others:
         if other in plan.outcome.replaced:
             continue

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from rkt.errors import ArchiveError, KernelError
 from rkt.image import tar
 from rkt.image.tar import show
+from rkt.linux import tree
 from rkt.linux.spill import Table
 
 if TYPE_CHECKING:
@@ -35,6 +36,16 @@ LINK_FAILURES = (errno.EPERM, errno.EXDEV, errno.EMLINK, errno.EOPNOTSUPP)
 _ROOM = 4 << 20
 
 
+class Twin(NamedTuple):
+    """A file of an unpacked image: descriptor of the image's tree, path in it.
+
+    Nobody may ever change it.
+    """
+
+    tree: int
+    path: bytes
+
+
 class Unpacker:
     """Create files from entries; use it as a context manager and call `finish()` at the end.
 
@@ -50,6 +61,8 @@ class Unpacker:
         self._directories: Table[bytes, _Settings] = Table(
             layout.scratch, msgspec.msgpack.encode, _settings, room=_ROOM
         )
+        self._twins = (-1, b"", -1)
+        """Descriptor of a tree, path in it, descriptor of that directory."""
         self.size = 0
 
     def __enter__(self) -> Unpacker:
@@ -57,13 +70,20 @@ class Unpacker:
 
     def __exit__(self, *_: object) -> None:
         self._close_all()
+        self._close_twins()
 
-    def add(self, entry: tar.Entry, payload: Iterator[memoryview]) -> None:
-        """Create what an admitted entry says.  Raises ArchiveError or KernelError."""
+    def add(
+        self, entry: tar.Entry, payload: Iterator[memoryview], twin: Twin | None = None
+    ) -> None:
+        """Create what an admitted entry says.  Raises ArchiveError or KernelError.
+
+        With a `twin` that is as the entry says, a link to it; then no payload is read.
+        """
         try:
             parent, base = self._parent(entry.name)
             if entry.kind == tar.FILE:
-                self._file(entry, parent, base, payload)
+                if twin is None or not self._twin(twin, entry, parent, base):
+                    self._file(entry, parent, base, payload)
             elif entry.kind == tar.DIRECTORY:
                 if entry.name not in self._layout.implied:
                     os.mkdir(base, 0o700, dir_fd=parent)
@@ -152,6 +172,31 @@ class Unpacker:
             self.size += entry.size
         finally:
             os.close(fd)
+
+    def _twin(self, twin: Twin, entry: tar.Entry, parent: int, base: bytes) -> bool:
+        upper, _, name = twin.path.rpartition(b"/")
+        if self._twins[:2] != (twin.tree, upper):
+            self._close_twins()
+            self._twins = (twin.tree, upper, tree.open_below(twin.tree, os.fsdecode(upper)))
+        source = self._twins[2]
+        info = os.stat(name, dir_fd=source, follow_symlinks=False)
+        found = (info.st_mode, info.st_uid, info.st_gid, info.st_size, info.st_mtime_ns)
+        wanted = (entry.kind | entry.mode, entry.uid, entry.gid, entry.size, entry.mtime)
+        if found != wanted:
+            return False  # somebody changed it
+        try:
+            os.link(name, base, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
+        except OSError as err:
+            if err.errno not in LINK_FAILURES:
+                raise
+            return False
+        self.size += entry.size
+        return True
+
+    def _close_twins(self) -> None:
+        if self._twins[2] >= 0:
+            os.close(self._twins[2])
+        self._twins = (-1, b"", -1)
 
     def _own(self, fd: int, entry: tar.Entry) -> None:
         if self._owners and (entry.uid, entry.gid) != self._me:
