@@ -363,3 +363,13 @@ def test_a_stage1_of_somebody_else_is_told_as_well(rkt: RktContext, web: socket.
     assert out.decode().split() == ["1", "http", inode], err
     rkt.rkt("gc", "--grace-period=0s")
     rkt.rkt("gc", "--grace-period=0s")
+
+
+def test_a_filter_that_is_too_narrow(rkt: RktContext, web: socket.socket) -> None:
+    path = server(rkt, web)
+    process = activation.spawn(rkt, [web], *RUN, path, "--seccomp=mode=remove,getpid")
+    assert process.wait(60) == 254
+    assert end(process, 254).splitlines()[-1] == (
+        'rkt: app "server": its seccomp filter forbids "getpid", without which it cannot be given '
+        "its sockets"
+    )

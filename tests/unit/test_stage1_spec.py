@@ -194,6 +194,15 @@ def test_a_whitelist() -> None:
     assert result["architectures"] == ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"]
 
 
+def test_calls_that_a_filter_forbids() -> None:
+    calls = ("getpid", "recvmsg", "dup3")
+    narrow = _build((seccomp.RETAIN, {"set": ["read", "dup3"]}))
+    assert seccomp.forbidden(narrow, calls) == ["recvmsg"]
+    wide = _build((seccomp.REMOVE, {"set": ["getpid"]}))
+    assert seccomp.forbidden(wide, calls) == ["getpid"]
+    assert seccomp.forbidden(_build(), (*calls, "execve", "close")) == []
+
+
 def test_a_whitelist_without_errno_kills() -> None:
     assert _build((seccomp.RETAIN, {"set": ["read"]}))["defaultAction"] == "SCMP_ACT_KILL_PROCESS"
 

@@ -8,8 +8,8 @@
  * message with the app's standard error and them waits.  NAMES goes into LISTEN_FDNAMES; empty for
  * none.
  *
- * No allocation, and no call that an app with LISTEN_PID does not need as well, for the filter of
- * system calls is in force.
+ * No allocation, and few system calls, for the app's filter of them is in force: planning.py has a
+ * list of those that it must allow.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -52,11 +52,11 @@ static void receive(int count)
 		_exit(CANNOT);
 	int *fd = (int *)CMSG_DATA(head);
 	int got = (head->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-	if (got != count + 1 || dup2(fd[0], 2) < 0)
+	if (got != count + 1 || dup3(fd[0], 2, 0) < 0)
 		_exit(CANNOT);
 	/* They were given the lowest free numbers in this order: each comes down, none is lost. */
 	for (int i = 0; i < count; i++)
-		if (fd[i + 1] <= FIRST + i || dup2(fd[i + 1], FIRST + i) < 0)
+		if (fd[i + 1] <= FIRST + i || dup3(fd[i + 1], FIRST + i, 0) < 0)
 			_exit(CANNOT);
 	for (int i = 0; i < got; i++)
 		if (fd[i] >= FIRST + count)

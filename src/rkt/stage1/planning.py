@@ -29,6 +29,12 @@ from rkt.stage1 import (
 LISTEN = "/run/rkt/listen"
 """Where an app has the program that tells it of its sockets."""
 
+# What listen.c does on the way.
+_CALLS = {
+    "keep": ("execve", "getpid"),
+    "receive": ("execve", "getpid", "recvmsg", "dup3", "close"),
+}
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
@@ -118,6 +124,11 @@ def _plan(pod: Pod, app: manifest.App, fills: list[volumes.Fill] | None) -> spec
         root.close()
     plan.health = policy.health(app)
     pod.restrict(app, plan)
+    if plan.sockets and pod.listens and plan.seccomp is not None:
+        missing = seccomp.forbidden(plan.seccomp, _CALLS[pod.listens])
+        if missing:
+            raise RktError(f'its seccomp filter forbids "{missing[0]}", without which it cannot be '
+                           "given its sockets")  # fmt: skip
     plan.read_only_root = app.read_only_root
     plan.terminal = bool(terminal_of(pod, app))
     if pod.terminal:

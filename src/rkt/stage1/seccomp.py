@@ -155,6 +155,15 @@ def _read(name: str, value: object) -> tuple[list[str], dict[str, object]]:
     return [str(member) for member in members], {"action": _ERRNO, "errnoRet": number}
 
 
+def forbidden(profile: dict[str, object], names: tuple[str, ...]) -> list[str]:
+    """Give those of some calls that a filter does not let pass, whatever their arguments."""
+    rules = profile["syscalls"]
+    assert isinstance(rules, list)
+    otherwise = profile["defaultAction"]
+    actions = {name: {rule["action"] for rule in rules if name in rule["names"]} for name in names}
+    return [name for name in names if _ALLOW not in (actions[name] or {otherwise})]
+
+
 def _expand(names: list[str], machine: str) -> list[str]:
     result: dict[str, None] = {}
     for name in names:
