@@ -373,3 +373,20 @@ def test_a_filter_that_is_too_narrow(rkt: RktContext, web: socket.socket) -> Non
         'rkt: app "server": its seccomp filter forbids "getpid", without which it cannot be given '
         "its sockets"
     )
+
+
+@pytest.mark.parametrize("runtime", ["crun", "runc"])
+def test_places_of_the_image_where_the_program_is_put(
+    rkt: RktContext, web: socket.socket, runtime: str
+) -> None:  # fmt: skip
+    """Links of the image count inside of it, and a root that nobody may write to is no obstacle."""
+    script = "ls /elsewhere; echo $LISTEN_FDS"
+    ports = [{"name": "web", "protocol": "tcp", "port": port_of(web), "socketActivated": True}]
+    exec = ("/bin/sh", "-c", script)  # noqa: A001
+    builder = AciBuilder("example.com/links", exec=exec, app={"ports": ports}).busybox()
+    builder.symlink("run", "../../elsewhere").file("elsewhere/rkt", b"a file")
+    path = str(builder.build(rkt.files).path)
+    process = activation.spawn(rkt, [web], OPEN, "run", path, "--readonly-rootfs=true",
+                               env={"RKT_OCI_RUNTIME": runtime})  # fmt: skip
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, b"rkt\n1\n"), err
