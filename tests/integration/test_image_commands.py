@@ -130,6 +130,23 @@ def test_list_refuses(rkt: RktContext, flag: str, text: str) -> None:
     assert result.stdout.startswith("NAME:\n\timage list - List images in the local store\n")
 
 
+def test_json_is_escaped_as_go_does_it(rkt: RktContext) -> None:
+    words = ["/bin/sh", "-c", "a <b >c && d"]
+    store(rkt, base(exec=words))
+    escaped = "a \\u003cb \\u003ec \\u0026\\u0026 d"
+    for flag in ("--pretty-print", "--pretty-print=false"):
+        text = rkt.rkt("image", "cat-manifest", flag, BASE).stdout
+        assert escaped in text
+        assert json.loads(text)["app"]["exec"] == words
+    uuid = rkt.rkt("--insecure-options=image", "prepare", BASE).stdout.strip()
+    assert escaped in rkt.rkt("cat-manifest", uuid).stdout
+    os.rename(f"{rkt.files}/example.com-base.aci", f"{rkt.files}/<&>.aci")
+    rkt.rkt("--insecure-options=image", "fetch", f"{rkt.files}/<&>.aci")
+    text = rkt.rkt("image", "inspect", BASE).stdout
+    assert '/\\u003c\\u0026\\u003e.aci",' in text
+    assert json.loads(text)[0]["source"] == f"{rkt.files}/<&>.aci"
+
+
 def test_inspect(rkt: RktContext) -> None:
     lower, upper = store(rkt, base(), top())
     (found,) = json.loads(rkt.rkt("image", "inspect", TOP).stdout)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from rkt.cli import output
+from rkt.cli import formats, output
 from rkt.cli.flags import Command, Flag
 from rkt.cli.uuids import UUID_FILE, find_pod, given_uuid
 from rkt.pod import view
-from rkt.schema import codec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +27,6 @@ def run(context: Context, args: Parsed) -> int:
     """Print a pod's manifest."""
     with find_pod(context, given_uuid(args, "cat-manifest")) as pod:
         manifest = view.manifest(pod)
-    encode = codec.encode_pretty if args.flag("pretty-print") else codec.encode
-    output.line(encode(manifest).decode())
+    form = formats.PRETTY if args.flag("pretty-print") else formats.JSON
+    output.line(formats.text(manifest, form))
     return 0

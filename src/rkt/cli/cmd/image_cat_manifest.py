@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from rkt.cli import output
+from rkt.cli import formats, output
 from rkt.cli.flags import Command, Flag
 from rkt.cli.images import IMAGE, given_image
-from rkt.schema import codec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +22,6 @@ COMMAND = Command(
 def run(context: Context, args: Parsed) -> int:
     """Print an image's manifest."""
     manifest = context.store().manifest(given_image(context, args, COMMAND.name).key)
-    encode = codec.encode_pretty if args.flag("pretty-print") else codec.encode
-    output.line(encode(manifest).decode())
+    form = formats.PRETTY if args.flag("pretty-print") else formats.JSON
+    output.line(formats.text(manifest, form))
     return 0

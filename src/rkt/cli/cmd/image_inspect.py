@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rkt.cli import output
+from rkt.cli import formats, output
 from rkt.cli.flags import Command, Flag
 from rkt.cli.images import IMAGE, stored
 from rkt.errors import RktError, UsageError, describe
@@ -28,7 +28,6 @@ null if only root could tell.""",
 
 def run(context: Context, args: Parsed) -> int:
     """Print a list with one object an image."""
-    from rkt.schema import codec
     from rkt.stage0 import usage
 
     if not args.words:
@@ -38,8 +37,8 @@ def run(context: Context, args: Parsed) -> int:
     used = usage.find(store.data_dir)
     used.add_dependencies(store)
     found = [_describe(store, record, used.pods(record.key)) for record in records]
-    encode = codec.encode_pretty if args.flag("pretty-print") else codec.encode
-    output.line(encode(found).decode())
+    form = formats.PRETTY if args.flag("pretty-print") else formats.JSON
+    output.line(formats.text(found, form))
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from rkt.cli import output
+from rkt.cli import formats, output
 from rkt.cli.flags import Command, Flag, invalid
 from rkt.errors import UsageError, one_line
 
@@ -33,7 +33,7 @@ Layers of converted docker and OCI images are shown with --all only.""",
         Flag("all", "show layers of converted images too", kind="bool"),
         Flag("fields", "comma-separated list of fields to display: " + ", ".join(_FIELDS),
              kind="list", default=",".join(_DEFAULT)),
-        Flag("format", 'choose the output format: "json" or "json-pretty", all fields'),
+        formats.FORMAT,
         Flag("full", "use long output format", kind="bool"),
         Flag("no-legend", "suppress a legend with the list", kind="bool"),
         Flag("order", "choose the sorting order: asc or desc", default="asc"),
@@ -59,9 +59,7 @@ def run(context: Context, args: Parsed) -> int:
     order = args.string("order").lower()
     if order not in ("asc", "desc"):
         raise UsageError(f'wrong sort order "{order}"', command="image list")
-    form = args.string("format")
-    if form not in ("", "json", "json-pretty"):
-        raise UsageError(f"Invalid format option: {form}", command="image list")
+    form = formats.given_format(args, COMMAND.name)
     problems: list[str] = []
     records = context.store().list(problems=problems)
     if not args.flag("all"):
@@ -70,7 +68,7 @@ def run(context: Context, args: Parsed) -> int:
     if problems:
         output.report_problems(problems, "images")
     if form:
-        output.line(_json(records, pretty=form == "json-pretty"))
+        output.line(formats.text([_values(record) for record in records], form))
         return 0
     full, now = args.flag("full"), time.time_ns()
     rows = [[_cell(record, field, full=full, now=now) for field in fields] for record in records]
@@ -114,17 +112,11 @@ def _name(record: ImageRecord) -> str:
     return one_line(f"{record.name}:{version}" if version else record.name)
 
 
-def _json(records: list[ImageRecord], *, pretty: bool) -> str:
-    from rkt.schema import codec
-
-    found = [
-        {
-            "id": record.key,
-            "name": _name(record),
-            "import_time": record.import_time,
-            "last_used_time": record.last_used,
-            "size": record.tree_size or record.size,
-        }
-        for record in records
-    ]
-    return (codec.encode_pretty if pretty else codec.encode)(found or None).decode()
+def _values(record: ImageRecord) -> dict[str, object]:
+    return {
+        "id": record.key,
+        "name": _name(record),
+        "import_time": record.import_time,
+        "last_used_time": record.last_used,
+        "size": record.tree_size or record.size,
+    }
