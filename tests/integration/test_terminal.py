@@ -327,6 +327,24 @@ def test_the_callers_pipe_and_a_client_as_stream(rkt: RktContext) -> None:
     assert pod.wait(30) == 3
 
 
+def test_a_restarted_app_reads_on(rkt: RktContext) -> None:
+    script = 'if read -r line; then echo "$line"; else echo end; fi; exit 3'
+    words = ("run", "--restart=on-failure:2", image(rkt), "--stdin=stream", "--", "-c", script)
+    process = rkt.spawn(OPEN, *words, stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    for line in (b"one\n", b"two\n"):
+        process.stdin.write(line)
+        process.stdin.flush()
+        assert process.stdout.readline() == line
+        while b"it starts again" not in process.stderr.readline():
+            pass  # what it had not read is lost with its pipe
+    process.stdin.close()
+    assert process.stdout.read() == b"end\n"
+    assert process.wait(30) == 3
+
+
 def test_two_apps_that_read_streams(rkt: RktContext) -> None:
     # Nobody could say whose the caller's input is: they wait for who attaches.
     path = image(rkt)

@@ -182,8 +182,8 @@ class Caller(Client):
         """Do nothing: it hears the app elsewhere."""
 
     def finish(self) -> None:
-        """Stop reading."""
-        self.close()
+        """Let the next run of the app go on where this one stopped."""
+        self.pause()
 
     def close_if_gone(self) -> None:
         """Do nothing: its end is noticed when it is read."""
@@ -203,7 +203,7 @@ class Endpoint(Sink):
     Output is written to it as to any sink, but nobody can make the app wait.
     """
 
-    __slots__ = ("_listener", "_over", "_target", "_waiting", "clients", "name", "path")
+    __slots__ = ("_fed", "_listener", "_over", "_target", "_waiting", "clients", "name", "path")
 
     def __init__(self, loop: Loop, name: str, path: str) -> None:
         # Without Sink's own: there is not one descriptor but one for each client.
@@ -215,7 +215,8 @@ class Endpoint(Sink):
         self.clients: set[Client] = set()
         self._target = -1  # where input goes while the app runs
         self._waiting = b""  # input that the app has not taken yet
-        self._over = False  # whether no more comes after that
+        self._fed = False  # whether the caller is among the clients, or was
+        self._over = False  # whether nothing comes after that, in later runs neither
         self._listener = control.listen(path)
         loop.watch(self._listener.fileno(), self._accept)
 
@@ -263,11 +264,12 @@ class Endpoint(Sink):
 
     def open(self, target: int) -> None:
         """Let input go to a descriptor, which belongs to this object from now on."""
+        waiting = self._waiting if self._target < 0 else b""
         self._shut()
         os.set_blocking(target, False)
         self._target = target
-        for client in self.clients:
-            client.resume()
+        self._waiting = waiting
+        self._pass_on()
 
     def take(self, data: bytes) -> None:
         """Pass input on; no client is heard until the app has taken it."""
@@ -280,6 +282,7 @@ class Endpoint(Sink):
 
     def feed(self, fd: int) -> None:
         """Take input from a descriptor of the caller's too, to its end."""
+        self._fed = True
         self.clients.add(Caller(self, fd))
 
     def end_input(self) -> None:
@@ -294,6 +297,9 @@ class Endpoint(Sink):
         except BlockingIOError:
             count = 0
         except OSError:  # the app reads no more
+            if self._fed:  # its next run does
+                self._close_target()
+                return
             count = len(self._waiting)
         self._waiting = self._waiting[count:]
         if self._waiting:
@@ -307,7 +313,9 @@ class Endpoint(Sink):
 
     def _shut(self) -> None:
         self._waiting = b""
-        self._over = False
+        self._close_target()
+
+    def _close_target(self) -> None:
         if self._target >= 0:
             self.loop.forget(self._target)
             os.close(self._target)
