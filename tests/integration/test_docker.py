@@ -236,6 +236,18 @@ def test_links_to_what_is_replaced_in_the_same_layer(rkt: RktContext) -> None:
         [lower, top().link("b", "d/a").file("d", "1")],
         [lower, top().link("b", "k").file("b", "x").link("c", "k").file("k", "n")],
     ]
+    # what is copied for a link that is replaced in turn, directories that no entry makes
+    two = top().file("b/b", "0").directory("c").link("m", "b/b").symlink("way", "/c")
+    cases += [
+        [two, top().link("d/x", "b/b").file("d", "1"), top().link("late", "b/b")],
+        [two, top().link("d/x", "b/b").file("d", "1").link("e", "b/b"), top().link("late", "m")],
+        [two, top().link("a", "b/b").symlink("b", "c").link("c", "a").file("a", "2")],
+        [two, top().link("a", "b/b").file("b", "1").directory("a").file("a/a", "2")],
+        [two, top().link("a", "b/b").link("a", "m").link("f", "a").file("m", "2")],
+        [two, top().link("d/x", "m").link("d/y", "d/x").link("e", "d/y").file("d", "1")],
+        [two, top().file("way/a", "1").symlink("way/b", "a").symlink("way", "/c").file("c/d", "2")],
+        [two, top().file("way/a", "1").file("way", "2")],
+    ]
     for number, layers in enumerate(cases):
         layout = Image(layers).write(f"{rkt.files}/links-{number}")
         compare(rkt, f"oci:{layout}", f"{layout}:latest")

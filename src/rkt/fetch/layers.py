@@ -121,7 +121,7 @@ def _add_layers(
             found = stored_layer(store, one.digest)
             if found is not None:
                 present[one.digest] = found
-            elif stored_layer(store, one.digest, below) is None:
+            elif stored_layer(store, one.digest, below or conversion.NOTHING) is None:
                 missing[one.digest] = one
     with ExitStack() as stack:
         crew = None

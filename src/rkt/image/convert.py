@@ -207,6 +207,7 @@ class Assembly:
                 if not outcome.is_plain:
                     layer = self._bound_layer(digest, below, layer, None, outcome)
             else:
+                below = below or layers.NOTHING
                 layer = stored_layer(self._store, digest, below)
                 if layer is not None:
                     self._merged.apply(layer.index)

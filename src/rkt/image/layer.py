@@ -46,7 +46,7 @@ _NO_META: Meta = (0o755, 0, 0, 0, 0)
 
 
 class NeedsLower(ArchiveError):
-    """The layer links to files of the layers below it."""
+    """The layer means something only together with those below it."""
 
 
 class Converted(msgspec.Struct, array_like=True):
@@ -112,6 +112,10 @@ class Blob(io.RawIOBase):
         return data
 
 
+NOTHING = "nothing"
+"""Chain below the lowest layer, for one that cannot stand alone but need not."""
+
+
 def layer_name(digest: str, chain: str = "") -> str:
     """Name the image of a layer: `sha256:…` of its blob, and of the chain below if it needs it."""
     name = "oci-layer/" + digest.replace(":", "-")
@@ -136,6 +140,8 @@ def convert(
             outcome = Merged(scratch).apply(scan(blob, limits=limits))
         except MissingTarget as err:
             raise NeedsLower(err.message) from None
+        if outcome.needs_lower:
+            raise NeedsLower("where its entries go depends on the layers below it")
         return convert_planned(blob, name, staging, Plan(outcome), unpack=unpack, limits=limits)
 
 

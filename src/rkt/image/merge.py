@@ -46,7 +46,7 @@ class Copy(msgspec.Struct, frozen=True, array_like=True):
 class Outcome:
     """What applying a layer has shown; numbers are positions in its list of entries."""
 
-    __slots__ = ("copies", "links", "names", "replaced", "skipped")
+    __slots__ = ("copies", "links", "names", "needs_lower", "replaced", "skipped")
 
     def __init__(self, scratch: Scratch) -> None:
         self.names: Table[int, bytes] = texts(scratch, room=_ROOM)
@@ -59,6 +59,9 @@ class Outcome:
         """Hard links to files of lower layers."""
         self.replaced: Table[bytes, bool] = marks(scratch, room=_ROOM)
         """Further names of such files that an entry of the layer replaces."""
+        self.needs_lower = False
+        """Whether something took the place of a directory that no entry makes: what was put into
+        that went elsewhere if it is a symbolic link in a lower layer."""
 
     @property
     def is_plain(self) -> bool:
@@ -216,9 +219,6 @@ class Merged:
             self._take_up(ordinal, found, target, place)
         first = found.first or target
         self._links.add(self._layer, first, ordinal, place)
-        copied = self._copied.get(first)
-        if copied is not None and copied in self._outcome.skipped:
-            self._move_copy(copied, ordinal, first)
         return Node(found.kind, self._layer, ordinal, found.link, first)
 
     def _take_up(self, ordinal: int, found: Node, target: bytes, place: bytes) -> None:
@@ -246,13 +246,6 @@ class Merged:
     def _put(self, path: bytes, node: Node) -> None:
         parent, _, base = path.rpartition(b"/")
         self._names.put(parent, base, node)
-
-    def _move_copy(self, old: int, new: int, path: bytes) -> None:
-        """Let another entry of the layer make the copy of a lower layer's file."""
-        copy = self._outcome.copies.pop(old)
-        assert copy is not None
-        self._outcome.copies[new] = copy
-        self._copied[path] = new
 
     # -- places
 
@@ -339,6 +332,8 @@ class Merged:
                 parent, _, base = path.rpartition(b"/")
                 self._names.pop(parent, base)
             is_own = one.layer == self._layer and not one.implied
+            if one.implied:
+                self._outcome.needs_lower = True
             if is_own and not self._hand_over(path, one, top):
                 if one.ordinal >= 0:
                     self._outcome.skipped[one.ordinal] = True
@@ -357,38 +352,64 @@ class Merged:
         first = old.first or path
         names = self._remaining(first, top)
         copied = self._copied.get(first)
-        if old.first:
-            heirs = [one.order for one in names if one.order >= 0]
-            if copied is not None and copied == old.ordinal and heirs:
-                self._move_copy(copied, heirs[0], first)  # the old entry is not written
+        if copied is not None:
+            self._hand_copy_over(old, first, names, copied)
             return False
-        if names or copied is not None:
-            self._copied.pop(first)
-        if not names:
+        if old.first or not names:
             return False
-        heir, further = names[0], names[1:]
-        entry = heir.node.ordinal
-        if copied is None:
-            self._outcome.names[old.ordinal] = heir.path
-            self._outcome.skipped[entry] = True
-            heir.node.ordinal = old.ordinal
-        else:
-            copy = self._outcome.copies.pop(copied)
-            assert copy is not None
-            others = tuple(one.path for one in further if one.order < 0)
-            holder = copied if entry < 0 else entry
-            self._outcome.copies[holder] = Copy(copy.layer, copy.source, heir.path, others)
-            self._copied[heir.path] = holder
-            heir.node.ordinal = -1
-        self._now_under(heir, b"")
+        heir = names[0]
+        self._outcome.names[old.ordinal] = heir.path
+        self._outcome.skipped[heir.node.ordinal] = True
+        heir.node.ordinal = old.ordinal
+        self._pass_to(names, first)
+        return True
+
+    def _hand_copy_over(self, old: Node, first: bytes, names: list[_Further], copied: int) -> None:
+        """Do the same for a file that the entry `copied` copies from a lower layer."""
+        entries = [one.order for one in names if one.order >= 0]
+        kept = self.find(first) if old.first else None
+        if kept is not None and kept.ordinal >= 0:
+            entries.insert(0, kept.ordinal)
+        if kept is not None and copied in entries:
+            return
+        copy = self._outcome.copies.pop(copied)
+        assert copy is not None
+        self._copied.pop(first)
+        if copied not in entries:
+            self._outcome.skipped[copied] = True
+        if not entries:
+            self._give_back(copy, names)
+            return
+        holder = copied if copied in entries else entries[0]
+        if kept is None:
+            others = tuple(one.path for one in names[1:] if one.order < 0)
+            copy = Copy(copy.layer, copy.source, names[0].path, others)
+            self._pass_to(names, first)
+        self._outcome.copies[holder] = copy
+        self._copied[copy.path] = holder
+
+    def _give_back(self, copy: Copy, names: list[_Further]) -> None:
+        """Leave a file to its lower layer: this one has no name for it any more."""
+        for one in names:
+            self._links.remove(self._layer, copy.path, one.order)
+        for path in (copy.path, *copy.others):
+            node = self.find(path)
+            if node is None or node.layer != self._layer or (node.first or path) != copy.path:
+                continue
+            node.layer, node.first = copy.layer, b"" if path == copy.source else copy.source
+            self._put(path, node)
+
+    def _pass_to(self, names: list[_Further], first: bytes) -> None:
+        """Let the first of some names stand for the content instead of another one."""
         for one in names:
             self._links.remove(self._layer, first, one.order)
-        for one in further:
+        heir = names[0]
+        self._now_under(heir, b"")
+        for one in names[1:]:
             self._links.add(self._layer, heir.path, one.order, one.path)
             self._now_under(one, heir.path)
             if one.order >= 0:
                 self._outcome.links[one.order] = heir.path
-        return copied is None
 
     def _remaining(self, first: bytes, top: bytes) -> list[_Further]:
         """Give the further names of a file that stay when all below `top` go; forget the others."""
