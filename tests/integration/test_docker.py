@@ -378,6 +378,22 @@ def test_each_file_is_stored_once_wherever_its_layer_puts_it(rkt: RktContext) ->
     rkt.rkt("image", "verify", "--all")
 
 
+def test_a_layer_that_occurs_twice_gives_two_files(rkt: RktContext) -> None:
+    def turn(target: str) -> Layer:
+        return Layer().directory("./").directory(target).symlink("way", target)
+
+    again = Layer().file("way/file", "x" * 5000).link("way/other", "way/file").tar()
+    linked = Layer().link("kept", "one/file")
+    layers = [turn("one"), Layer.of(again), linked, turn("two"), Layer.of(again)]
+    layout = Image(layers).write(f"{rkt.files}/app")
+    compare(rkt, f"oci:{layout}", f"{layout}:latest")
+    rkt.rkt("image", "verify", "--all")
+    # the layer alone takes the place of what a link in another one still needs
+    plain = Image([Layer().file("k", "1"), Layer().link("l", "k"), Layer().file("k", "1")])
+    layout = plain.write(f"{rkt.files}/plain")
+    compare(rkt, f"oci:{layout}", f"{layout}:latest")
+
+
 def test_a_layer_cannot_lead_the_next_one_outside(rkt: RktContext) -> None:
     victim = f"{rkt.files}/victim"
     os.mkdir(victim)

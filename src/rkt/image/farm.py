@@ -39,7 +39,7 @@ def build(store: Store, order: list[Element], target: str) -> None:
     root = os.open(f"{target}/rootfs", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with Scratch.within(target) as scratch:
-            farm = _Farm(root, scratch)
+            farm = _Farm(root, scratch, apart=_has_layer_twice(order))
             lists = _Whitelists(store, scratch)
             for element in order:
                 own = lists.of(element.key) if element.has_whitelist else None
@@ -49,6 +49,12 @@ def build(store: Store, order: list[Element], target: str) -> None:
             farm.finish()
     finally:
         os.close(root)
+
+
+def _has_layer_twice(order: list[Element]) -> bool:
+    """Say whether a layer occurs twice: its files may be the same ones in two places then."""
+    layers = [one.name.split("/")[1] for one in order if one.name.startswith("oci-layer/")]
+    return len(set(layers)) < len(layers)
 
 
 class _Whitelists:
@@ -75,9 +81,13 @@ class _Whitelists:
 class _Farm:
     """The tree under construction; images are added uppermost first."""
 
-    def __init__(self, root: int, scratch: Scratch) -> None:
+    def __init__(self, root: int, scratch: Scratch, *, apart: bool) -> None:
         self._root = root
         self._scratch = scratch
+        self._number = 0
+        self._seen: Table[int, bytes] | None = texts(scratch) if apart else None
+        """Of each file the number of the image that brought it last, and its path.  None where no
+        image shares a file with another that must be two files in the tree."""
         self._taken: Table[bytes, int] = numbers(scratch)
         """What is made, and how far."""
         self._settings: Table[bytes, bytes] = texts(scratch, room=_ROOM)
@@ -86,6 +96,7 @@ class _Farm:
 
     def add(self, source: str, own: _Paths | None, ancestor: _Paths | None) -> None:
         """Link what an image provides and no upper image hides."""
+        self._number += 1
         implied = _implied(source, self._scratch)
         src_root = os.open(f"{source}/rootfs", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -108,7 +119,10 @@ class _Farm:
                         if target < 0:
                             target = self._open(path)
                         info = entry.stat(follow_symlinks=False)
-                        _link(fd, target, entry.name, info)
+                        if self._seen is None:
+                            _link(fd, target, entry.name, info)
+                        else:
+                            self._set_apart(fd, target, child, info, self._seen)
                         self._taken[child] = _FILE
                 finally:
                     if target >= 0:
@@ -116,6 +130,25 @@ class _Farm:
         finally:
             os.close(src_root)
         implied.drop()
+
+    def _set_apart(
+        self, fd: int, target: int, path: bytes, info: os.stat_result, seen: Table[int, bytes]
+    ) -> None:
+        """Link a file, or copy it if it is in the tree already for another image."""
+        name = os.fsdecode(path.rpartition(b"/")[2])
+        mine = self._number.to_bytes(4, "big")
+        found = seen.get(info.st_ino)
+        if found is not None and found.startswith(mine):
+            os.link(
+                found[len(mine) :], name, src_dir_fd=self._root, dst_dir_fd=target,
+                follow_symlinks=False,
+            )  # fmt: skip
+            return
+        if found is None:
+            _link(fd, target, name, info)
+        else:
+            tree.copy_node(fd, target, name, info)
+        seen[info.st_ino] = mine + path
 
     def _directory(self, path: bytes, fd: int, ancestor: _Paths | None) -> None:
         if self._taken.get(path) == _SETTLED:

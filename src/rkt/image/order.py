@@ -23,6 +23,7 @@ class Element(Struct):
     """Files that its whitelist does not name are left out."""
     ancestor: ImageKey | None
     """The ancestor nearest to the root with a whitelist: what that does not name is left out."""
+    name: str
 
 
 def dependency_order(store: Store, key: ImageKey) -> list[Element]:
@@ -44,7 +45,7 @@ def dependency_order(store: Store, key: ImageKey) -> list[Element]:
         if outline is None:
             outline = outlines[current] = store.outline(current)
         manifest = outline.manifest
-        order.append(Element(current, outline.has_whitelist, inherited))
+        order.append(Element(current, outline.has_whitelist, inherited, manifest.name))
         path = (*ancestors, current)
         own = current if outline.has_whitelist else None
         # Popped from the end: the last dependency comes first, its own ones right behind it.
