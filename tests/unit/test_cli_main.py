@@ -100,3 +100,13 @@ def test_a_file_of_uuids_that_cannot_be_read(
     path = tmp_path / "none"
     text = f'rkt: unable to resolve UUID from file: "{path}": No such file or directory\n'
     assert rkt(command, f"--uuid-file={path}") == (expected, "", text)
+    for content in (b"\0\0", b"\xff" * 20, b"a" * 5000, b"aa\nbb"):
+        path.write_bytes(content)
+        text = f'rkt: unable to resolve UUID from file: "{path}": this is no UUID\n'
+        assert rkt(command, f"--uuid-file={path}") == (expected, "", text)
+    path.write_bytes(b" \tff\n\n")
+    assert (
+        rkt(command, f"--uuid-file={path}")[2]
+        .splitlines()[0]
+        .endswith('pod: no matches found for "ff"')
+    )

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rkt.cli.flags import Parsed
     from rkt.pod.lifecycle import Pod
 
+_LONGEST = 64  # a pod's name has 63 characters at most
 UUID_FILE = Flag("uuid-file", "read pod UUID from file instead of argument")
 
 
@@ -23,16 +24,24 @@ def given_uuids(args: Parsed, command: str, *, file_status: int = EXIT_FAILURE) 
     if path and args.words:
         raise UsageError("--uuid-file and UUID arguments exclude each other", command=command)
     if path:
-        try:
-            with open(path, encoding="ascii", errors="replace") as file:
-                return [file.read(4096).strip()]
-        except OSError as err:
-            failure = RktError("unable to resolve UUID from file")
-            failure.exit_code = file_status
-            raise failure from err
+        return [_first_word(path, file_status)]
     if not args.words:
         raise UsageError("a pod UUID is needed", command=command)
     return args.words
+
+
+def _first_word(path: str, status: int) -> str:
+    """Read what a file has in place of a UUID on the command line."""
+    failure = RktError("unable to resolve UUID from file")
+    failure.exit_code = status
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            text = file.read(4096).strip()
+    except OSError as err:
+        raise failure from err
+    if len(text) > _LONGEST or not (text.isascii() and text.isprintable()):
+        raise failure from RktError(f'"{path}": this is no UUID')
+    return text
 
 
 def given_uuid(args: Parsed, command: str, *, file_status: int = EXIT_FAILURE) -> str:

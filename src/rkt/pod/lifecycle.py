@@ -337,7 +337,7 @@ def every(data_dir: str, wheres: Sequence[str] = state.VISIBLE) -> Iterator[Pod]
 
 def named(data_dir: str, name: str) -> Pod | None:
     """Open the pod that has a name, None if there is none that commands show."""
-    if "/" in name or name.startswith("."):
+    if "/" in name or "\0" in name or name.startswith("."):
         return None
     try:
         uuid = os.readlink(f"{data_dir}/{POD_NAMES}/{name}")
