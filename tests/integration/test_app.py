@@ -622,3 +622,40 @@ def test_a_name_as_long_as_can_be(rkt: RktContext) -> None:
     assert rkt.rkt("attach", "--mode=list", f"--app={name}", pod.uuid).stdout == "stdout\n"
     pod.app("rm", name)
     pod.end()
+
+
+def test_the_lines_of_an_apps_status(rkt: RktContext) -> None:
+    aci = AciBuilder("example.com/app", exec=["/bin/sh", "-c", "exit 3"]).busybox()
+    words = (
+        "--name=web", "--mount=volume=data,target=/data", "--mount=volume=own,target=/own",
+        "--user-annotation=first=one", "--user-annotation=odd=\x1b[1mx\nexit_code=0",
+        "--user-label=tier=front",
+    )  # fmt: skip
+    volumes = (
+        f"--volume=data,kind=host,source={rkt.files},readOnly=true",
+        "--volume=own,kind=empty",
+    )
+    save = f"--uuid-file-save={rkt.files}/uuid"
+    rkt.rkt(OPEN, "run", save, *volumes, aci.build(rkt.files).path, *words, status=3)
+    with open(f"{rkt.files}/uuid") as file:
+        uuid = file.read()
+    lines = rkt.rkt("app", "status", "--app=web", uuid).stdout.splitlines()
+    assert [line.partition("=")[0] for line in lines[:7]] == [
+        "name", "state", "image_id", "created_at", "started_at", "finished_at", "exit_code",
+    ]  # fmt: skip
+    assert (lines[0], lines[1], lines[6]) == ("name=web", "state=exited", "exit_code=3")
+    assert lines[7:] == [
+        "mounts=",
+        (
+            f"{rkt.files}:/data:(read_only:true),"
+            f"{rkt.pod_dir(uuid)}/sharedVolumes/own:/own:(read_only:false)"
+        ),
+        "",
+        "user_annotations=",
+        r"first:one,odd:\x1b[1mx\x0aexit_code=0",  # one line, whatever an image says
+        "",
+        "user_labels=",
+        "tier:front",
+        "",
+        "reason=exited with status 3",
+    ]

@@ -37,6 +37,8 @@ MISTAKES = [
     (["IMAGE", "--supplementary-gids=1,a"],
      'invalid value in --supplementary-gids flag "a": --supplementary-gids must be integers'),
     (["IMAGE", "--annotation=foo"], 'invalid format of --annotation flag "foo"'),
+    (["IMAGE", "--annotation=Foo=x"], ('invalid value in --annotation flag "Foo": '
+     'ACIdentifier must contain only lower case alphanumeric characters plus "-._~/"')),
     (["IMAGE", "--user-annotation=foo"], 'invalid format of --user-annotation flag "foo"'),
     (["IMAGE", "--user-label=foo"], 'invalid format of --user-label flag "foo"'),
     (["IMAGE", "--environment==x"], 'invalid format of --environment flag "=x"'),

@@ -69,12 +69,12 @@ def test_requests_and_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_modes() -> None:
     key = "coreos.com/rkt/stage2/"
-    plain = iomux.modes("a", {})
+    plain = iomux.modes({})
     assert plain == {"stdin": "null", "stdout": "log", "stderr": "log"}
     assert iomux.is_plain(plain)
-    assert not iomux.is_plain(iomux.modes("a", {f"{key}stdout": "null"}))
-    with pytest.raises(RktError, match='app "a": invalid stdin mode "log"'):
-        iomux.modes("a", {f"{key}stdin": "log"})
+    assert not iomux.is_plain(iomux.modes({f"{key}stdout": "null"}))
+    with pytest.raises(RktError, match='invalid stdin mode "log"'):
+        iomux.modes({f"{key}stdin": "log"})
 
 
 def test_an_endpoint_has_many_clients_and_waits_for_none(

@@ -17,7 +17,7 @@ from rkt.schema.pod import (
 )
 from rkt.schema.struct import replace
 from rkt.schema.textual import parse_mount, parse_port, parse_sandbox_port, parse_volume
-from rkt.schema.types import parse_ac_name, parse_bool, sanitize_ac_name
+from rkt.schema.types import parse_ac_identifier, parse_ac_name, parse_bool, sanitize_ac_name
 from rkt.stage0 import overrides
 
 TYPE_CHECKING = False
@@ -102,7 +102,7 @@ def check_flags(request: PodRequest) -> None:
         _gids(app)
         for name in ("annotation", "environment", "user-annotation", "user-label"):
             _pairs(app, name)
-        _streams(app)
+        _annotations(_pairs(app, "annotation") | _streams(app))
 
 
 def _volumes(request: PodRequest) -> tuple[Volume, ...]:
@@ -172,7 +172,10 @@ def _runtime_app(
 
 
 def _annotations(pairs: Mapping[str, str]) -> tuple[Annotation, ...]:
-    return tuple(Annotation(key, value) for key, value in pairs.items())
+    return tuple(
+        Annotation(_flag("annotation", key, parse_ac_identifier), value)
+        for key, value in pairs.items()
+    )
 
 
 def _streams(app: AppRequest) -> dict[str, str]:

@@ -39,7 +39,7 @@ _CHUNK = 16 << 10
 _PIECE = 64 << 10
 
 
-def modes(app: str, annotations: Mapping[str, str]) -> dict[str, str]:
+def modes(annotations: Mapping[str, str]) -> dict[str, str]:
     """Give what an app's annotations want of its streams; raises RktError for an unknown mode.
 
     A terminal is one: an app that has it for one stream has it for all of them.
@@ -48,7 +48,7 @@ def modes(app: str, annotations: Mapping[str, str]) -> dict[str, str]:
     for stream in STREAMS:
         mode = annotations.get(STAGE2_PREFIX + stream, _MODES[stream][0])
         if mode not in _MODES[stream]:
-            raise RktError(f'app "{app}": invalid {stream} mode "{mode}"')
+            raise RktError(f'invalid {stream} mode "{mode}"')
         found[stream] = mode
     return found
 

@@ -171,7 +171,7 @@ def terminal_of(pod: Pod, app: manifest.App) -> str:
         return pod.terminal
     from rkt.stage1 import iomux
 
-    tty = iomux.TTY in iomux.modes(app.name, app.annotations).values()
+    tty = iomux.TTY in iomux.modes(app.annotations).values()
     return os.environ.get("TERM") or "vt100" if tty else ""
 
 

@@ -265,7 +265,7 @@ class Pod:
             return None
         from rkt.stage1 import iomux
 
-        wanted = iomux.modes(app.name, app.annotations)
+        wanted = iomux.modes(app.annotations)
         if iomux.is_plain(wanted):
             return None
         streams = iomux.Streams(self.supervisor.loop, app.name, wanted, self.rootfs)

@@ -7,7 +7,7 @@ import time
 from rkt.cli import formats, output
 from rkt.cli.flags import Command
 from rkt.cli.podapp import APP, exit_code, given_app, given_pod
-from rkt.errors import NotFound
+from rkt.errors import NotFound, one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _print(app: AppReport) -> None:
 def _block(key: str, values: list[str]) -> None:
     if values:
         output.line(f"{key}=")
-        output.line(",".join(values))
+        output.line(",".join(one_line(value) for value in values))
         output.line()
 
 
