@@ -20,7 +20,6 @@ from rkt.image import layer as conversion
 from rkt.image.convert import Assembly, StoredLayer, next_chain, place_layer, stored_layer
 from rkt.image.ingest import can_own_files
 from rkt.image.layer import Blob, Converted, NeedsLower
-from rkt.image.layerindex import LayerIndex
 from rkt.linux.workers import Gone, Worker
 from rkt.store.images import Store
 
@@ -316,9 +315,6 @@ def _serve(request: bytes, fds: Sequence[int]) -> bytes:
 def _convert(request: _Request, fd: int) -> Converted:
     blob = Blob(fd, request.size, request.start)
     try:
-        done = conversion.convert(blob, request.name, request.staging, unpack=request.unpack)
-        if request.unpack:
-            done.index = LayerIndex()  # it lies in the staging directory
-        return done
+        return conversion.convert(blob, request.name, request.staging, unpack=request.unpack)
     except OSError as err:
         raise KernelError("cannot unpack layer", err) from err

@@ -23,7 +23,6 @@ from rkt.image.copies import Copies, archive_tree
 from rkt.image.export import archive_chunks
 from rkt.image.ingest import can_own_files
 from rkt.image.layer import Blob, Converted, Plan
-from rkt.image.layerindex import LayerIndex
 from rkt.image.merge import Merged, Outcome
 from rkt.linux.spill import Scratch, marks, numbers
 from rkt.schema import codec
@@ -33,6 +32,7 @@ from rkt.store.images import SKIPPED, ImageRecord, Remote, Verification, image_k
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from rkt.image.layerindex import LayerIndex
     from rkt.image.unpack import Twin
     from rkt.linux.spill import Table
     from rkt.schema.image import App
@@ -46,7 +46,7 @@ _DEV_LINKS = (
     (b"stdin", b"/proc/self/fd/0"),
     (b"stdout", b"/dev/console"),
 )
-_ROOM = 8 << 20
+_ROOM = 4 << 20
 _BATCH = 1000
 _VERBATIM = bytes(byte for byte in range(256) if byte >= 0x20 and byte not in b'"\\')
 """Bytes that JSON does not write as an escape."""
@@ -67,7 +67,7 @@ class StoredLayer:
 
     __slots__ = ("_kept", "_path", "record")
 
-    def __init__(self, record: ImageRecord, *, path: str = "", kept: LayerIndex | None = None):
+    def __init__(self, record: ImageRecord, *, path: str = "", kept: bytes = b""):
         self.record = record
         self._path = path
         self._kept = kept
@@ -78,8 +78,8 @@ class StoredLayer:
 
         Raises StoreError.
         """
-        if self._kept is not None:
-            return self._kept
+        if self._kept:
+            return layerindex.unpack(self._kept)
         found = layerindex.read(self._path)
         if found is None:
             raise StoreError(f'image "{self.record.key}" is damaged: its index is missing')
@@ -112,7 +112,7 @@ def stored_layer(store: Store, digest: str, chain: str = "") -> StoredLayer | No
             return StoredLayer(record, path=path) if layerindex.read(path) is not None else None
         manifest = store.manifest(record.key)
         notes = {note.name: note.value for note in manifest.annotations}
-        kept = layers.index_of_archive(_headers(store, record), notes)
+        kept = layerindex.pack(layers.index_of_archive(_headers(store, record), notes))
         return StoredLayer(record, kept=kept)
     except (RktError, OSError):
         return None
@@ -459,7 +459,7 @@ def _write(staging: str, manifest: bytes, entries: Iterable[_Member]) -> Convert
             done = writer.finish()
     except OSError as err:
         raise KernelError("cannot write image", err, staging) from err
-    return Converted(done.digest, done.size, done.tree_size, manifest, LayerIndex())
+    return Converted(done.digest, done.size, done.tree_size, manifest, b"")
 
 
 def _dependency(record: ImageRecord) -> Dependency:

@@ -17,19 +17,20 @@ import msgspec
 
 from rkt.errors import ArchiveError
 from rkt.image import layerindex, tar
-from rkt.image.aciwriter import AciWriter, Written
-from rkt.image.archive import LIMITS, Limits, decompress, detect
-from rkt.image.layerindex import Entries, LayerIndex
+from rkt.image.aciwriter import AciWriter
+from rkt.image.archive import LIMITS, MAX_MANIFEST, Limits, decompress, detect
+from rkt.image.layerindex import Entries, LayerIndex, Paths
 from rkt.image.merge import Merged, MissingTarget, Outcome
 from rkt.image.tar import show
 from rkt.image.unpack import Twin
-from rkt.linux.spill import Scratch
+from rkt.linux.spill import Scratch, marks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from rkt.image.archive import Readable
     from rkt.image.layerindex import Meta
+    from rkt.linux.spill import Table
 
     _Item = tuple[tar.Entry, bytes, tar.TarReader]
     _OpenCopy = Callable[[int, bytes], tuple[tar.Entry, Iterator[memoryview], Twin | None]]
@@ -42,6 +43,7 @@ _PREFIX = b".wh."
 _OPAQUE = b".wh..wh..opq"
 ROOTFS = b"rootfs"
 _CHUNK = 1 << 20
+_ROOM = 4 << 20
 _NO_META: Meta = (0o755, 0, 0, 0, 0)
 
 
@@ -56,7 +58,8 @@ class Converted(msgspec.Struct, array_like=True):
     size: int
     tree_size: int
     manifest: bytes
-    index: LayerIndex
+    index: bytes
+    """As `layerindex.pack` gives it; empty if there is none, or if it is in the tree directory."""
 
 
 class _Irregular(Exception):
@@ -158,7 +161,7 @@ def reconvert(
     chunks: Iterator[bytes], old: LayerIndex, name: str, staging: str, plan: Plan, *, unpack: bool
 ) -> Converted:
     """Convert a layer again out of its image archive, of which `old` is the index."""
-    index = LayerIndex(Entries(), list(old.whiteouts), list(old.opaques), old.root)
+    index = LayerIndex(Entries(), old.whiteouts, old.opaques, old.root)
     entries = _archive_entries(chunks)
     return _write(entries, index, name, staging, plan, unpack=unpack, limits=LIMITS)
 
@@ -232,15 +235,14 @@ def _write(
         if not has_root:
             index.entries.append((tar.DIRECTORY, b"", b""))
             writer.add(_root(index))
-        writer.manifest(_manifest(name, index))
+        writer.manifest(_manifest(name, index, writer.layout.scratch))
         written = writer.finish()
+    packed = b""
     if unpack:
         layerindex.write(f"{staging}/tree/{INDEX_NAME}", index)
-    return _converted(written, index)
-
-
-def _converted(written: Written, index: LayerIndex) -> Converted:
-    return Converted(written.digest, written.size, written.tree_size, written.manifest, index)
+    else:
+        packed = layerindex.pack(index)
+    return Converted(written.digest, written.size, written.tree_size, written.manifest, packed)
 
 
 def _clear(staging: str) -> None:
@@ -296,12 +298,25 @@ def _place(entry: tar.Entry, index: LayerIndex) -> bytes | None:
 
 def _delete(parts: list[bytes], index: LayerIndex) -> None:
     if parts[-1] == _OPAQUE:
-        index.opaques.append(b"/".join(parts[:-1]))
+        _note(index.opaques, b"/".join(parts[:-1]), index)
         return
     name = parts[-1][len(_PREFIX) :]
     if name in (b"", b".", b".."):
         raise ArchiveError(f"{show(b'/'.join(parts))}: bad whiteout")
-    index.whiteouts.append(b"/".join((*parts[:-1], name)))
+    _note(index.whiteouts, b"/".join((*parts[:-1], name)), index)
+
+
+def _note(paths: Paths, path: bytes, index: LayerIndex) -> None:
+    paths.append(path)
+    _check_deletions(index.whiteouts.size + index.opaques.size)
+
+
+def _check_deletions(size: int) -> None:
+    if size > MAX_MANIFEST:
+        raise ArchiveError(
+            f"the paths that the layer deletes take more than {MAX_MANIFEST >> 20} MiB: "
+            "an image manifest cannot list them"
+        )
 
 
 def _cleaned(name: bytes) -> bytes:
@@ -373,28 +388,46 @@ def _root(index: LayerIndex) -> tar.Entry:
     return entry
 
 
-def _manifest(name: str, index: LayerIndex) -> bytes:
+def _manifest(name: str, index: LayerIndex, scratch: Scratch) -> bytes:
     from rkt.schema import codec
     from rkt.schema.image import Annotation, ImageManifest
 
     notes = tuple(
-        Annotation(key, _quoted(paths))
+        Annotation(key, _quoted(paths, scratch))
         for key, paths in ((OPAQUES, index.opaques), (WHITEOUTS, index.whiteouts))
         if paths
     )
-    return codec.encode(ImageManifest.create(name, annotations=notes))
+    manifest = codec.encode(ImageManifest.create(name, annotations=notes))
+    _check_deletions(len(manifest))
+    return manifest
 
 
-def _quoted(paths: list[bytes]) -> str:
+def _quoted(paths: Paths, scratch: Scratch) -> str:
     from urllib.parse import quote_from_bytes
 
-    return " ".join(quote_from_bytes(path, safe="/._-+@:,=~") for path in sorted(set(paths)))
+    found: Table[bytes, bool] = marks(scratch, room=_ROOM)
+    for path in paths:
+        found[path] = True
+    text = io.StringIO()
+    between = ""
+    for path, _ in found.items():
+        text.write(between + quote_from_bytes(path, safe="/._-+@:,=~"))
+        between = " "
+    found.drop()
+    return text.getvalue()
 
 
-def _unquoted(text: str) -> list[bytes]:
+def _unquoted(text: str) -> Paths:
     from urllib.parse import unquote_to_bytes
 
-    return [unquote_to_bytes(word) for word in text.split(" ")] if text else []
+    paths = Paths()
+    at = 0
+    while at < len(text):
+        end = text.find(" ", at)
+        end = len(text) if end < 0 else end
+        paths.append(unquote_to_bytes(text[at:end]))
+        at = end + 1
+    return paths
 
 
 def index_of_archive(chunks: Iterator[bytes], annotations: dict[str, str]) -> LayerIndex:

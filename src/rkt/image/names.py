@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from rkt.linux.spill import Scratch, Value
 
-ROOM = 24 << 20
+ROOM = 16 << 20
 """Bytes, roughly, that a tree may take in memory."""
 _FILE_ROOM = 170
 _NODE_ROOM = 500
