@@ -247,6 +247,9 @@ def test_links_to_what_is_replaced_in_the_same_layer(rkt: RktContext) -> None:
         [two, top().link("d/x", "m").link("d/y", "d/x").link("e", "d/y").file("d", "1")],
         [two, top().file("way/a", "1").symlink("way/b", "a").symlink("way", "/c").file("c/d", "2")],
         [two, top().file("way/a", "1").file("way", "2")],
+        [two, top().file("b", "1").directory("b")],
+        [top().file("a", "1").link("b", "a").link("c", "b").link("b", "c").file("b", "2")],
+        [two, top().link("a", "b/b").link("c", "a").link("d", "a").file("a", "2")],
     ]
     for number, layers in enumerate(cases):
         layout = Image(layers).write(f"{rkt.files}/links-{number}")
@@ -360,6 +363,7 @@ def test_each_file_is_stored_once_wherever_its_layer_puts_it(rkt: RktContext) ->
     lower = (
         Layer().directory("usr").directory("usr/lib").symlink("lib", "usr/lib")
         .file("usr/lib/base", os.urandom(4_000_000))
+        .file("usr/\udcfe", "no text")
         .file("usr/lib/cap", os.urandom(1_000_000), mode=0o4755, uid=5,
               xattrs={"security.capability": CAPABILITY, "user.x": b"y"})
     )  # fmt: skip

@@ -235,6 +235,9 @@ def _write(
         if not has_root:
             index.entries.append((tar.DIRECTORY, b"", b""))
             writer.add(_root(index))
+        if plan is not None:
+            for path, _ in plan.outcome.cleared.items():
+                _note(index.whiteouts, path, index)
         writer.manifest(_manifest(name, index, writer.layout.scratch))
         written = writer.finish()
     packed = b""

@@ -46,7 +46,7 @@ class Copy(msgspec.Struct, frozen=True, array_like=True):
 class Outcome:
     """What applying a layer has shown; numbers are positions in its list of entries."""
 
-    __slots__ = ("copies", "links", "names", "needs_lower", "replaced", "skipped")
+    __slots__ = ("cleared", "copies", "links", "names", "needs_lower", "replaced", "skipped")
 
     def __init__(self, scratch: Scratch) -> None:
         self.names: Table[int, bytes] = texts(scratch, room=_ROOM)
@@ -59,6 +59,9 @@ class Outcome:
         """Hard links to files of lower layers."""
         self.replaced: Table[bytes, bool] = marks(scratch, room=_ROOM)
         """Further names of such files that an entry of the layer replaces."""
+        self.cleared: Table[bytes, bool] = marks(scratch, room=_ROOM)
+        """Directories in the place of something of the same layer: nothing of lower ones is left
+        in them."""
         self.needs_lower = False
         """Whether something took the place of a directory that no entry makes: what was put into
         that went elsewhere if it is a symbolic link in a lower layer."""
@@ -83,10 +86,13 @@ class MissingTarget(ArchiveError):
 
 
 class _Further(NamedTuple):
-    """A further name of a file, in the order in which they were given."""
+    """A further name of a file."""
 
     order: int
+    """Number of its entry; negative for a name of a lower layer."""
     path: bytes
+    target: bytes
+    """Which name of the file its entry names."""
     node: Node
 
 
@@ -192,6 +198,8 @@ class Merged:
                 return  # a link to itself
             self._adding = (ordinal, node)
         if old is not None:
+            if kind == tar.DIRECTORY and whole(old).layer == self._layer:
+                self._outcome.cleared[place] = True
             self._drop(old, place)
         self._adding = None
         if node is None and kind == tar.FILE:
@@ -218,13 +226,13 @@ class Merged:
         if found.layer != self._layer:
             self._take_up(ordinal, found, target, place)
         first = found.first or target
-        self._links.add(self._layer, first, ordinal, place)
+        self._links.add(self._layer, first, ordinal, place, target)
         return Node(found.kind, self._layer, ordinal, found.link, first)
 
     def _take_up(self, ordinal: int, found: Node, target: bytes, place: bytes) -> None:
         """Move a lower layer's file into this layer with all its names but `place`, the new one."""
         source = found.first or target
-        names = {source, *(path for _, path in self._links.of(found.layer, source))}
+        names = {source, *(path for _, path, _ in self._links.of(found.layer, source))}
         others = []
         for path in sorted(names - {target, place}):
             other = self.find(path)
@@ -235,7 +243,7 @@ class Merged:
         )
         self._copied[target] = ordinal
         for number, (path, other) in enumerate(others):
-            self._links.add(self._layer, target, number - len(others), path)
+            self._links.add(self._layer, target, number - len(others), path, target)
             self._own(other, path, target)
         self._own(found, target, b"")
 
@@ -351,6 +359,11 @@ class Merged:
         """
         first = old.first or path
         names = self._remaining(first, top)
+        if old.first:
+            for one in names:
+                if one.target == path:
+                    self._outcome.links[one.order] = first
+                    self._links.add(self._layer, first, one.order, one.path, first)
         copied = self._copied.get(first)
         if copied is not None:
             self._hand_copy_over(old, first, names, copied)
@@ -406,7 +419,7 @@ class Merged:
         heir = names[0]
         self._now_under(heir, b"")
         for one in names[1:]:
-            self._links.add(self._layer, heir.path, one.order, one.path)
+            self._links.add(self._layer, heir.path, one.order, one.path, heir.path)
             self._now_under(one, heir.path)
             if one.order >= 0:
                 self._outcome.links[one.order] = heir.path
@@ -414,15 +427,15 @@ class Merged:
     def _remaining(self, first: bytes, top: bytes) -> list[_Further]:
         """Give the further names of a file that stay when all below `top` go; forget the others."""
         names = []
-        for order, path in self._links.of(self._layer, first):
+        for order, path, target in self._links.of(self._layer, first):
             if self._adding is not None and order == self._adding[0]:
-                names.append(_Further(order, path, self._adding[1]))
+                names.append(_Further(order, path, target, self._adding[1]))
             elif path == top or path.startswith(top + b"/"):
                 self._links.remove(self._layer, first, order)
             else:
                 node = self.find(path)
                 assert node is not None
-                names.append(_Further(order, path, node))
+                names.append(_Further(order, path, target, node))
         return names
 
     def _now_under(self, one: _Further, first: bytes) -> None:
@@ -438,27 +451,28 @@ class _Links:
         self._scratch = scratch
         self._table: Table[bytes, bytes] | None = None
 
-    def add(self, layer: int, first: bytes, order: int, path: bytes) -> None:
-        """Note a further name of a file."""
+    def add(self, layer: int, first: bytes, order: int, path: bytes, target: bytes) -> None:
+        """Note a further name of a file, and which of its names it was linked to."""
         if self._table is None:
             self._table = texts(self._scratch, room=0)
-        self._table[_prefix(layer, first) + _number(order)] = path
+        self._table[_prefix(layer, first) + _number(order)] = path + b"\0" + target
 
     def remove(self, layer: int, first: bytes, order: int) -> None:
         """Forget one."""
         assert self._table is not None
         self._table.pop(_prefix(layer, first) + _number(order))
 
-    def of(self, layer: int, first: bytes) -> list[tuple[int, bytes]]:
-        """Give number and path of all further names of a file in order."""
+    def of(self, layer: int, first: bytes) -> list[tuple[int, bytes, bytes]]:
+        """Give number, path and target of all further names of a file in order."""
         if self._table is None:
             return []
         prefix = _prefix(layer, first)
         found = []
-        for key, path in self._table.items(prefix):
+        for key, names in self._table.items(prefix):
             if not key.startswith(prefix):
                 break
-            found.append((int.from_bytes(key[len(prefix) :], "big") - (1 << 63), path))
+            path, _, target = names.partition(b"\0")
+            found.append((int.from_bytes(key[len(prefix) :], "big") - (1 << 63), path, target))
         return found
 
 
