@@ -274,11 +274,13 @@ def test_what_of_an_app_ends_in_the_pod_manifest(rkt: RktContext) -> None:
         "--name=renamed", "--user=alice", "--group=1001", "--supplementary-gids=1,2",
         "--supplementary-gids=3", "--readonly-rootfs=true", "--working-dir=/tmp",
         "--annotation=example.com/a=one", "--annotation=example.com/a=two",
-        "--user-annotation=Any Key=v", "--user-label=a=flag", "--memory=64M", "--cpu=500m",
+        "--user-annotation=Any Key=<v>", "--user-label=a=flag", "--memory=64M", "--cpu=500m",
         "--cpu-shares=512", "--oom-score-adj=100", "--cap-remove=CAP_KILL",
         "--seccomp=mode=remove,errno=EPERM,chmod", "--mount=volume=v,target=/v",
     ).stdout.strip()  # fmt: skip
-    (app,) = json.loads(rkt.rkt("cat-manifest", uuid).stdout)["apps"]
+    text = rkt.rkt("cat-manifest", uuid).stdout
+    assert r'"Any Key": "\u003cv\u003e"' in text  # as Go writes it
+    (app,) = json.loads(text)["apps"]
     assert (app["name"], app["readOnlyRootFS"]) == ("renamed", True)
     assert app["mounts"] == [{"volume": "v", "path": "/v"}]
     assert app["annotations"] == [{"name": "example.com/a", "value": "two"}]
@@ -286,7 +288,7 @@ def test_what_of_an_app_ends_in_the_pod_manifest(rkt: RktContext) -> None:
     assert (section["user"], section["group"]) == ("alice", "1001")
     assert section["supplementaryGIDs"] == [1, 2, 3]
     assert section["workingDirectory"] == "/tmp"
-    assert section["userAnnotations"] == {"Any Key": "v"}
+    assert section["userAnnotations"] == {"Any Key": "<v>"}
     assert section["userLabels"] == {"a": "flag"}
     assert {item["name"]: item["value"] for item in section["isolators"]} == {
         "resource/memory": {"request": "64M", "limit": "64M"},

@@ -61,8 +61,6 @@ class Unpacker:
         self._directories: Table[bytes, _Settings] = Table(
             layout.scratch, msgspec.msgpack.encode, _settings, room=_ROOM
         )
-        self._twins = (-1, b"", -1)
-        """Descriptor of a tree, path in it, descriptor of that directory."""
         self.size = 0
 
     def __enter__(self) -> Unpacker:
@@ -70,7 +68,6 @@ class Unpacker:
 
     def __exit__(self, *_: object) -> None:
         self._close_all()
-        self._close_twins()
 
     def add(
         self, entry: tar.Entry, payload: Iterator[memoryview], twin: Twin | None = None
@@ -175,28 +172,22 @@ class Unpacker:
 
     def _twin(self, twin: Twin, entry: tar.Entry, parent: int, base: bytes) -> bool:
         upper, _, name = twin.path.rpartition(b"/")
-        if self._twins[:2] != (twin.tree, upper):
-            self._close_twins()
-            self._twins = (twin.tree, upper, tree.open_below(twin.tree, os.fsdecode(upper)))
-        source = self._twins[2]
-        info = os.stat(name, dir_fd=source, follow_symlinks=False)
-        found = (info.st_mode, info.st_uid, info.st_gid, info.st_size, info.st_mtime_ns)
-        wanted = (entry.kind | entry.mode, entry.uid, entry.gid, entry.size, entry.mtime)
-        if found != wanted:
-            return False  # somebody changed it
+        source = tree.open_below(twin.tree, os.fsdecode(upper))
         try:
+            info = os.stat(name, dir_fd=source, follow_symlinks=False)
+            found = (info.st_mode, info.st_uid, info.st_gid, info.st_size, info.st_mtime_ns)
+            wanted = (entry.kind | entry.mode, entry.uid, entry.gid, entry.size, entry.mtime)
+            if found != wanted:
+                return False  # somebody changed it
             os.link(name, base, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
         except OSError as err:
             if err.errno not in LINK_FAILURES:
                 raise
             return False
+        finally:
+            os.close(source)
         self.size += entry.size
         return True
-
-    def _close_twins(self) -> None:
-        if self._twins[2] >= 0:
-            os.close(self._twins[2])
-        self._twins = (-1, b"", -1)
 
     def _own(self, fd: int, entry: tar.Entry) -> None:
         if self._owners and (entry.uid, entry.gid) != self._me:
