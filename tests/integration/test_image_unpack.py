@@ -19,7 +19,8 @@ from rkt.image import export, ingest
 from rkt.image.build import build_aci
 from rkt.image.render import copy_tree, render
 from rkt.linux import tree
-from rkt.store.images import VERIFIED, Store, Verification
+from rkt.store.images import Store
+from rkt.store.records import VERIFIED, Verification
 from rkt_testkit.acibuilder import AciBuilder
 from rkt_testkit.probes import needs
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from rkt.store.images import ImageRecord
+    from rkt.store.records import ImageRecord
 
 pytestmark = needs("root")
 

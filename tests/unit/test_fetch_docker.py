@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pathlib
     from collections.abc import Callable, Iterator
 
-    from rkt.store.images import ImageRecord
+    from rkt.store.records import ImageRecord
     from rkt_testkit.origin import Resource
 
 pytestmark = pytest.mark.loopback

@@ -10,7 +10,8 @@ import pytest
 
 from rkt.errors import RktError, describe
 from rkt.image.ingest import ingest
-from rkt.store.images import VERIFIED, Store, Verification
+from rkt.store.images import Store
+from rkt.store.records import VERIFIED, Verification
 from rkt_testkit.acibuilder import AciBuilder
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from rkt.image import ingest
 from rkt.image.archive import detect
 from rkt.image.build import COMPRESSIONS, build_aci
 from rkt.image.export import verify
-from rkt.store.images import VERIFIED, Store, Verification
+from rkt.store.images import Store
+from rkt.store.records import VERIFIED, Verification
 
 if TYPE_CHECKING:
     from pathlib import Path

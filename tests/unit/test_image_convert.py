@@ -33,7 +33,8 @@ from rkt.schema.docker import parse_reference
 from rkt.schema.image import decode_image_manifest
 from rkt.schema.oci import ContainerConfig, Descriptor, Platform, choose
 from rkt.schema.types import BadValue
-from rkt.store.images import SKIPPED, Store, Verification
+from rkt.store.images import Store
+from rkt.store.records import SKIPPED, Verification
 from rkt_testkit.oci import Image, Layer, archive, digest, listing, pack
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rkt.image.layerindex import LayerIndex
-    from rkt.store.images import ImageRecord
+    from rkt.store.records import ImageRecord
 
 NAME = layer_name("sha256:" + "0" * 64)
 

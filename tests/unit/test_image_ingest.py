@@ -16,7 +16,8 @@ import zstandard
 from rkt.errors import ArchiveError, RktError, SchemaError, StoreError
 from rkt.image import export, ingest
 from rkt.image.archive import Limits, detect
-from rkt.store.images import UNVERIFIED, VERIFIED, Store, Verification
+from rkt.store.images import Store
+from rkt.store.records import UNVERIFIED, VERIFIED, Verification
 from rkt_testkit.acibuilder import AciBuilder, compress
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rkt.schema.image import ImageManifest
-    from rkt.store.images import ImageRecord
+    from rkt.store.records import ImageRecord
 
 NAME = "example.com/app"
 

@@ -12,7 +12,8 @@ from rkt.errors import KernelError, RenderError
 from rkt.image import ingest
 from rkt.image.order import dependency_order
 from rkt.image.render import Tree, copy_tree, render
-from rkt.store.images import VERIFIED, ImageKey, Store, Verification
+from rkt.store.images import Store
+from rkt.store.records import VERIFIED, ImageKey, Verification
 from rkt_testkit.acibuilder import AciBuilder
 
 if TYPE_CHECKING:

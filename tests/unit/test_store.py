@@ -14,14 +14,14 @@ import pytest
 from rkt.errors import AmbiguousName, KernelError, LockedError, NotFound, StoreError
 from rkt.schema.struct import replace
 from rkt.store.gc import sweep
-from rkt.store.images import (
+from rkt.store.images import Store
+from rkt.store.records import (
     SKIPPED,
     UNVERIFIED,
     VERIFIED,
     ImageKey,
     ImageRecord,
     Remote,
-    Store,
     Verification,
     image_key,
 )
@@ -301,6 +301,7 @@ def test_lock_files_vanish_and_exclude(store: Store) -> None:
 WORKER = """
 import os, sys
 from rkt.store.images import *
+from rkt.store.records import *
 store = Store(sys.argv[1])
 for turn in range(3):
     digest = f"{(int(sys.argv[2]) + turn) % 5:02x}" + "0" * 126

@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rkt.cli.context import Context
     from rkt.cli.flags import Parsed
-    from rkt.store.images import ImageRecord
+    from rkt.store.records import ImageRecord
 
 _OWN = ("cas", "pods")
 """What rkt keeps in its data directory."""

@@ -38,7 +38,7 @@ from rkt.schema.struct import Struct
 from rkt.schema.textual import appc_arch
 from rkt.schema.types import BadValue, parse_date, sanitize_ac_identifier
 from rkt.store import layout
-from rkt.store.images import Remote
+from rkt.store.records import Remote
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,7 +50,8 @@ if TYPE_CHECKING:
     from rkt.fetch.progress import Row
     from rkt.schema.docker import Reference
     from rkt.schema.oci import Descriptor
-    from rkt.store.images import ImageRecord, Store
+    from rkt.store.images import Store
+    from rkt.store.records import ImageRecord
 
 _MAX_CONFIG = 8 << 20
 _MAX_NESTING = 3

@@ -35,7 +35,7 @@ from rkt.image.ingest import can_own_files, ingest, settle
 from rkt.keystore.openpgp import MAX_SIGNATURE, Signer, Verifier, signer_ids, verify_file
 from rkt.schema.struct import Struct, field, replace
 from rkt.store import layout
-from rkt.store.images import SKIPPED, UNVERIFIED, VERIFIED, Remote, Verification
+from rkt.store.records import SKIPPED, UNVERIFIED, VERIFIED, Remote, Verification
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from rkt.keystore.keys import Keystore, TrustedKey
     from rkt.schema.image import ImageManifest
     from rkt.schema.textual import AppRef
-    from rkt.store.images import ImageRecord, Store
+    from rkt.store.images import Store
+    from rkt.store.records import ImageRecord
 
 _COPY = 1 << 20
 _MISSING = (403, 404, 410)

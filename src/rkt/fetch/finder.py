@@ -28,7 +28,7 @@ from rkt.fetch.address import (
 )
 from rkt.fetch.options import NEVER, UPDATE, Options
 from rkt.schema.textual import AppRef, host_arch, parse_app_string
-from rkt.store.images import TRUSTED_LOCATION, VERIFIED, check_name
+from rkt.store.records import TRUSTED_LOCATION, VERIFIED, check_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from rkt.fetch.fetcher import Fetcher
     from rkt.keystore.keys import Keystore
     from rkt.schema.image import Dependency
-    from rkt.store.images import ImageRecord, Store
+    from rkt.store.images import Store
+    from rkt.store.records import ImageRecord
 
 __all__ = ["Finder", "Options"]
 

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from rkt.fetch.address import Address
-    from rkt.store.images import ImageRecord, Store
+    from rkt.store.images import Store
+    from rkt.store.records import ImageRecord
 
 OCI, OCI_ARCHIVE, DOCKER_ARCHIVE = "oci", "oci-archive", "docker-archive"
 _REF_NAME = "org.opencontainers.image.ref.name"

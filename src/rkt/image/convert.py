@@ -27,7 +27,7 @@ from rkt.image.merge import Merged, Outcome
 from rkt.linux.spill import Scratch, marks, numbers
 from rkt.schema import codec
 from rkt.schema.image import Annotation, Dependency, ImageManifest, Label
-from rkt.store.images import SKIPPED, ImageRecord, Remote, Verification, image_key
+from rkt.store.records import SKIPPED, ImageRecord, Remote, Verification, image_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -10,10 +10,11 @@ from rkt.image import render
 from rkt.linux import tree
 from rkt.schema import codec
 from rkt.schema.image import ImageManifest
-from rkt.store.images import LAYER_PREFIXES
+from rkt.store.records import LAYER_PREFIXES
 
 if TYPE_CHECKING:
-    from rkt.store.images import ImageRecord, Store
+    from rkt.store.images import Store
+    from rkt.store.records import ImageRecord
 
 
 def extract(store: Store, record: ImageRecord, target: str, *, rootfs_only: bool) -> None:

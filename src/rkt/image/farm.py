@@ -15,7 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rkt.image.order import Element
     from rkt.linux.spill import Table
-    from rkt.store.images import ImageKey, Store
+    from rkt.store.images import Store
+    from rkt.store.records import ImageKey
 
     _Paths = Table[bytes, bool]
 

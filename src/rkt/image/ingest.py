@@ -11,7 +11,7 @@ from rkt.image import tar
 from rkt.image.archive import LIMITS, Layout, Limits, decompress
 from rkt.linux import libc, tree
 from rkt.linux.spill import Scratch
-from rkt.store.images import UNVERIFIED, ImageRecord, Verification, check_name, image_key
+from rkt.store.records import UNVERIFIED, ImageRecord, Verification, check_name, image_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rkt.errors import NotFound, RenderError
 from rkt.schema.struct import Struct
-from rkt.store.images import DEPS_PREFIX, ImageKey
+from rkt.store.records import DEPS_PREFIX, ImageKey
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from rkt.schema.struct import Struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from rkt.store.images import ImageKey, Store
+    from rkt.store.images import Store
+    from rkt.store.records import ImageKey
 
 
 class Tree(Struct):

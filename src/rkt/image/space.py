@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rkt.linux.spill import Table
-    from rkt.store.images import ImageKey, ImageRecord, Store
+    from rkt.store.images import Store
+    from rkt.store.records import ImageKey, ImageRecord
 
 _KINDS = ("blob", "manifest", "sig", "split")
 

@@ -21,12 +21,13 @@ from rkt.image.order import dependency_order, tree_id
 from rkt.image.tar import show
 from rkt.linux import tree
 from rkt.linux.spill import Scratch
-from rkt.store.images import check_name
+from rkt.store.records import check_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rkt.store.images import ImageKey, ImageRecord, Store
+    from rkt.store.images import Store
+    from rkt.store.records import ImageKey, ImageRecord
 
 _TYPES = {
     stat.S_IFREG: "a file", stat.S_IFDIR: "a directory", stat.S_IFLNK: "a symbolic link",

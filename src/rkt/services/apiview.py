@@ -9,7 +9,7 @@ from rkt.errors import NotFound, RktError
 from rkt.pod import view
 from rkt.schema.image import decode_image_manifest
 from rkt.services import api_pb2 as pb
-from rkt.store.images import CONVERTED, KEY_LENGTH
+from rkt.store.records import CONVERTED, KEY_LENGTH
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from rkt.pod.lifecycle import Pod
     from rkt.schema.image import ImageManifest
     from rkt.schema.pod import PodManifest
-    from rkt.store.images import ImageRecord, Store
+    from rkt.store.images import Store
+    from rkt.store.records import ImageRecord
 
 _STATES = {
     "embryo": pb.POD_STATE_EMBRYO,

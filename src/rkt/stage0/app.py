@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from rkt.pod.lifecycle import Pod
     from rkt.schema.pod import Mount, PodManifest, RuntimeApp
     from rkt.stage0.request import AppRequest
-    from rkt.store.images import ImageRecord, Store
+    from rkt.store.images import Store
+    from rkt.store.records import ImageRecord
 
 _LOCK = "pod.lck"
 _NOT_RUNNING = "is not running"

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from rkt.schema.image import ImageManifest
     from rkt.schema.pod import Volume
     from rkt.stage0.request import AppRequest, PodRequest
-    from rkt.store.images import ImageRecord, Store
+    from rkt.store.images import Store
+    from rkt.store.records import ImageRecord
 
     T = TypeVar("T")
 

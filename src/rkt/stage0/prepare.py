@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from rkt.pod.lifecycle import Pod
     from rkt.stage0.podmanifest import Image
     from rkt.stage0.request import PodRequest
-    from rkt.store.images import ImageRecord, Store
+    from rkt.store.images import Store
+    from rkt.store.records import ImageRecord
 
 
 class Preparer:

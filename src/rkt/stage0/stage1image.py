@@ -14,7 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rkt.fetch.finder import Finder
     from rkt.schema.image import ImageManifest
-    from rkt.store.images import ImageRecord, Store
+    from rkt.store.images import Store
+    from rkt.store.records import ImageRecord
 
 DEFAULT_FILE = "stage1-oci.aci"
 
@@ -242,7 +243,7 @@ def _installed(store: Store, path: str) -> ImageRecord:
             hint="install it (make install), or name another one with --stage1-path",
         )
     from rkt.image.ingest import ingest
-    from rkt.store.images import TRUSTED_LOCATION, Verification
+    from rkt.store.records import TRUSTED_LOCATION, Verification
 
     verification = Verification(status=TRUSTED_LOCATION)
     return ingest(store, path, source=path, verification=verification, signature=None, latest=False)

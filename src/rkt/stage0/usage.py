@@ -14,14 +14,15 @@ import time
 from rkt import log
 from rkt.errors import NotFound, RktError, describe
 from rkt.pod import lifecycle, state, view
-from rkt.store.images import KEY_LENGTH
+from rkt.store.records import KEY_LENGTH
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from rkt.pod.lifecycle import Pod
-    from rkt.store.images import ImageRecord, Store
+    from rkt.store.images import Store
+    from rkt.store.records import ImageRecord
 
 
 class Usage:

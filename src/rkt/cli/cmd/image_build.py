@@ -60,7 +60,7 @@ def _image_id(path: str) -> str:
     import hashlib
 
     from rkt.image.archive import decompress
-    from rkt.store.images import image_key
+    from rkt.store.records import image_key
 
     digest = hashlib.sha512()
     with open(path, "rb", buffering=0) as file:

@@ -11,7 +11,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rkt.cli.context import Context
     from rkt.cli.flags import Parsed
-    from rkt.store.images import ImageRecord, Store, Verification
+    from rkt.store.images import Store
+    from rkt.store.records import ImageRecord, Verification
 
 COMMAND = Command(
     "image inspect",

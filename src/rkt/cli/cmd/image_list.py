@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from rkt.cli.context import Context
     from rkt.cli.flags import Parsed
-    from rkt.store.images import ImageRecord
+    from rkt.store.records import ImageRecord
 
 _DEFAULT = ("key", "appname", "importtime", "latest", "size", "lastused", "verified")
 _FIELDS = ("id", "name", *_DEFAULT)

@@ -7,7 +7,7 @@ from rkt.cli import output
 from rkt.cli.flags import Command
 from rkt.cli.images import IMAGE, stored
 from rkt.errors import NotFound, RktError, StoreError, UsageError, describe
-from rkt.store.images import KEY_LENGTH
+from rkt.store.records import KEY_LENGTH
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rkt.cli.context import Context
     from rkt.cli.flags import Parsed
     from rkt.stage0.usage import Remover
-    from rkt.store.images import ImageRecord
+    from rkt.store.records import ImageRecord
 
 COMMAND = Command(
     "image rm",

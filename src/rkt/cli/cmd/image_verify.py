@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from rkt.cli.context import Context
     from rkt.cli.flags import Parsed
     from rkt.stage0.usage import Usage
-    from rkt.store.images import ImageRecord, Store
+    from rkt.store.images import Store
+    from rkt.store.records import ImageRecord
 
 COMMAND = Command(
     "image verify",
