@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import struct
+from typing import cast
 
 import pytest
 
+from rkt.errors import RktError
 from rkt.linux import sig
 from rkt.stage1 import dbus, machine, spec, unit, unitproperties
 from rkt.stage1.nspawn import UnitChildren
@@ -33,6 +35,39 @@ def test_ends_are_read(how: str, what: str, code: int) -> None:
 def test_a_slice_is_not_inside_another() -> None:
     assert unitproperties.slice_of("a-b") == "app_a\\x2db.slice"
     assert unitproperties.slice_of("ab") == "app_ab.slice"
+
+
+class Answers:
+    """A pod's systemd that says one thing."""
+
+    def __init__(self, result: str, pid: int, status: int) -> None:
+        self.result = result
+        self.numbers = {"ExecMainPID": pid, "ExecMainStatus": status}
+
+    def start(self, *_: object) -> str:
+        return self.result
+
+    def number(self, _unit: str, name: str) -> int:
+        return self.numbers[name]
+
+
+@pytest.mark.parametrize(("result", "pid", "status", "text"), [
+    ("done", 12, 0, ""),
+    ("done", 0, 0, ""),  # it has ended and is forgotten
+    ("failed", 12, 9, ""),  # it ran, and failed at once
+    ("failed", 12, 203, "the pod's systemd could not execute its program"),
+    ("failed", 0, 0, r"the pod's systemd could not start it \(failed, status 0\)"),
+    ("canceled", 12, 9, r"the pod's systemd could not start it \(canceled, status 9\)"),
+])  # fmt: skip
+def test_an_app_that_fails_at_once_was_started(
+    result: str, pid: int, status: int, text: str
+) -> None:  # fmt: skip
+    answers = cast("unit.Manager", Answers(result, pid, status))
+    if not text:
+        assert unit.start(answers, "a.service", [], ()) == pid
+        return
+    with pytest.raises(RktError, match=text):
+        unit.start(answers, "a.service", [], ())
 
 
 def test_limits_and_binds() -> None:

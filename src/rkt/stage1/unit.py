@@ -222,19 +222,29 @@ def _run(ident: str, bundle: str, config: dict[str, object], values: dict[str, s
     ]
     atomic.write_file(f"{bundle}/unit", key.encode(), durable=False)
 
-    def start(manager: Manager) -> int:
-        result = manager.start(unit, properties, fds)
-        if result != "done":
-            status = manager.number(unit, "ExecMainStatus")
-            step = _STEPS.get(status, f"start it ({result}, status {status})")
-            raise RktError(f"the pod's systemd could not {step}")
-        return manager.number(unit, "ExecMainPID")
-
-    inside = _in_pod(init, start)
+    inside = _in_pod(init, lambda manager: start(manager, unit, properties, fds))
     if master >= 0:
         flyexec.send(values["console-socket"], master)
     pid = _outside(f"{group}/{unitproperties.slice_of(ident.partition('.')[0])}/{unit}", inside)
     atomic.write_file(values["pid-file"], b"%d" % pid, durable=False)
+
+
+def start(
+    manager: Manager, unit: str, properties: list[Property], fds: tuple[int, ...]
+) -> int:  # fmt: skip
+    """Start the unit; gives its process.  Raises RktError with the step that failed.
+
+    systemd looks at a process that ended before it looks whether that had been executed: an app
+    that fails at once may be told as a start that failed.
+    """
+    result = manager.start(unit, properties, fds)
+    pid = manager.number(unit, "ExecMainPID")
+    if result != "done":
+        status = manager.number(unit, "ExecMainStatus")
+        if result != "failed" or not pid or status in _STEPS:
+            step = _STEPS.get(status, f"start it ({result}, status {status})")
+            raise RktError(f"the pod's systemd could not {step}")
+    return pid
 
 
 def _message(fds: list[int]) -> int:
