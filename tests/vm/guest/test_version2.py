@@ -61,6 +61,14 @@ def read(path: str) -> str:
         return file.read().strip()
 
 
+def command(pid: str) -> str:
+    """Give the command line of a process, "" if it has ended."""
+    try:
+        return read(f"/proc/{pid}/cmdline")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 def _pids(group: str) -> list[str]:
     return read(f"{group}/cgroup.procs").split()
 
@@ -110,7 +118,7 @@ def test_an_entered_process_counts_with_its_app(rkt: RktContext, image: str) -> 
 
     def sleepers() -> int:
         pids = [pid for path, _, _ in os.walk(f"{group}/app") for pid in _pids(path)]
-        return sum("sleep" in read(f"/proc/{pid}/cmdline") for pid in pids)
+        return sum("sleep" in command(pid) for pid in pids)
 
     rkt.wait_for(lambda: sleepers() == 2)
     rkt.rkt("stop", "p")
