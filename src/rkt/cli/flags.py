@@ -27,9 +27,10 @@ class HelpAsked(Exception):
 class Flag:
     """One flag: its name, what it takes and where its value goes.
 
-    `kind` is `bool`, `string`, `list` (repeatable, split at commas) or `each` (repeatable, whole
-    values).  `bare` is the value of a flag that is given without one.  An `app` flag belongs to the
-    image before it; `both` allows it before any image too.
+    `kind` is `bool`, `string`, `value` (a string that help does not quote, such as a duration),
+    `list` (repeatable, split at commas) or `each` (repeatable, whole values).  `bare` is the value
+    of a flag that is given without one.  An `app` flag belongs to the image before it; `both`
+    allows it before any image too.
     """
 
     __slots__ = ("app", "bare", "both", "default", "help", "hidden", "kind", "name", "short", "use")

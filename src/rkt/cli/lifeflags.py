@@ -18,11 +18,12 @@ _LONGEST = 10 * 86400
 
 LIFE_FLAGS = (
     Flag("log-max-size", "how much is kept of each app's output (example: '--log-max-size=1Gi'); "
-         "0 for nothing", default="32Mi"),
+         "0 for nothing", kind="value", default="32Mi"),
     Flag("pod-name", "name of the pod, to be used wherever its UUID is"),
     Flag("restart", "when apps that ended start again: no, on-failure, on-failure:N (N times at "
          "most) or always", default="no"),
-    Flag("stop-timeout", "how long apps may take to end before they are killed", default="10s"),
+    Flag("stop-timeout", "how long apps may take to end before they are killed",
+         kind="value", default="10s"),
 )  # fmt: skip
 
 HEALTH_FLAGS = (

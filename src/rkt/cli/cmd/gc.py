@@ -23,9 +23,9 @@ invocation of the gc command. A subsequent invocation will clean up the pod, ass
 has been in the garbage longer than the grace period.""",
     flags=(
         Flag("expire-prepared", "duration to wait before expiring prepared pods",
-             default="24h0m0s"),
+             kind="value", default="24h0m0s"),
         Flag("grace-period", "duration to wait before discarding inactive pods from garbage",
-             default="30m0s"),
+             kind="value", default="30m0s"),
         Flag("mark-only", "only mark pods as garbage, do not remove them", kind="bool"),
     ),
     words=False,

@@ -25,7 +25,7 @@ needs them; layers that no image needs; rendered trees that no pod uses; and wha
 commands left in the store.""",
     flags=(
         Flag("grace-period", "duration to wait since an image was last used before removing it",
-             default="24h0m0s"),
+             kind="value", default="24h0m0s"),
     ),
     words=False,
 )  # fmt: skip

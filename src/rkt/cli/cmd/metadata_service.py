@@ -29,9 +29,9 @@ Pods ask the service about themselves; "rkt run" registers them. It listens on a
 addresses and on the unix socket /run/rkt/metadata-svc.sock, or on the sockets that
 systemd passes. As root it keeps no privileges but the right to remove that socket.""",
     flags=(
-        Flag("listen-port", "listen port", default=str(const.METADATA_PORT)),
+        Flag("listen-port", "listen port", kind="value", default=str(const.METADATA_PORT)),
         Flag("state-dir", "where registrations are kept over a restart", default=_STATE),
-        Flag("ttl", "how long a pod stays known after its end", default="30m0s"),
+        Flag("ttl", "how long a pod stays known after its end", kind="value", default="30m0s"),
     ),
     words=False,
 )

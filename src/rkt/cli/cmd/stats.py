@@ -31,7 +31,7 @@ pod.""",
     flags=(
         Flag("follow", "renew the table (the default on a terminal)", kind="bool"),
         formats.FORMAT,
-        Flag("interval", "time between two tables", default="1s"),
+        Flag("interval", "time between two tables", kind="value", default="1s"),
         Flag("no-legend", "suppress a legend with the list", kind="bool"),
     ),
 )  # fmt: skip
