@@ -198,7 +198,7 @@ class Merged:
                 return  # a link to itself
             self._adding = (ordinal, node)
         if old is not None:
-            if kind == tar.DIRECTORY and whole(old).layer == self._layer:
+            if kind == tar.DIRECTORY and self._is_own(whole(old)):
                 self._outcome.cleared[place] = True
             self._drop(old, place)
         self._adding = None
@@ -250,6 +250,10 @@ class Merged:
     def _own(self, node: Node, path: bytes, first: bytes) -> None:
         node.layer, node.ordinal, node.first = self._layer, -1, first
         self._put(path, node)
+
+    def _is_own(self, node: Node) -> bool:
+        """Say whether an entry of this layer made it."""
+        return node.layer == self._layer and node.ordinal >= 0
 
     def _put(self, path: bytes, node: Node) -> None:
         parent, _, base = path.rpartition(b"/")

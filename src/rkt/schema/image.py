@@ -386,7 +386,10 @@ def _apart(data: bytes, where: str) -> tuple[ImageManifest, bytes]:
     """Read an image manifest but for its whitelist, which is left as it is."""
     members = codec.members(data, where, limit=MAX_IMAGE_MANIFEST)
     whitelist = b"[]"
-    for key in [key for key in members if key.lower() == "pathwhitelist"]:
+    keys = [key for key in members if key.lower() == "pathwhitelist"]
+    if not keys:
+        return decode_image_manifest(data, where), whitelist
+    for key in keys:
         raw = members.pop(key)
         whitelist = whitelist if raw == b"null" else raw
     rest = b",".join(codec.encode(key) + b":" + raw for key, raw in members.items())
