@@ -5,10 +5,12 @@ from __future__ import annotations
 import glob
 import json
 import os
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
+from rkt_testkit import activation
 from rkt_testkit.acibuilder import AciBuilder
 
 if TYPE_CHECKING:
@@ -158,3 +160,26 @@ def test_an_app_gets_the_context_that_it_asks_for(rkt: RktContext, image: str) -
     assert done.status == 254
     assert ('app "a": os/linux/selinux-context "system_u:system_r:no_such_t:s0": the SELinux '
             "policy of this host does not know this context") in done.stderr  # fmt: skip
+
+
+@pytest.mark.parametrize("runtime", ["crun", "runc"])
+def test_a_socket_of_the_service_manager(rkt: RktContext, runtime: str) -> None:
+    # As those of the service manager: an administrator's have all categories, which no pod may use.
+    with open("/proc/self/attr/sockcreate", "w") as file:
+        file.write("unconfined_u:unconfined_r:unconfined_t:s0")
+    with activation.tcp() as sock, socket.create_connection(sock.getsockname()) as client:
+        port = {"name": "web", "protocol": "tcp", "port": activation.port_of(sock)}
+        script = "read word <&3 && echo $word $(cat /proc/self/attr/current) >&3"
+        builder = AciBuilder(
+            "example.com/once", exec=["/bin/sh", "-c", script],
+            app={"ports": [{**port, "socketActivated": True}]},
+        )  # fmt: skip
+        path = str(builder.busybox().build(rkt.files).path)
+        accepted, _ = sock.accept()
+        with accepted:
+            process = activation.spawn(rkt, [accepted], OPEN, "run", path,
+                                       env={"RKT_OCI_RUNTIME": runtime})  # fmt: skip
+        client.sendall(b"hello\n")
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        assert client.makefile().read().startswith(f"hello {PROCESS}s0:c")
