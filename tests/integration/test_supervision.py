@@ -288,6 +288,19 @@ def test_a_check_that_does_not_answer(rkt: RktContext, image: str) -> None:
     assert result.stderr == 'rkt: app "app" failed its health check once (no answer in 0.2 s)'
 
 
+@pytest.mark.parametrize("runtime", ["crun", "runc"])
+def test_a_check_as_a_user_leaves_the_host_alone(rkt: RktContext, image: str, runtime: str) -> None:
+    rkt.rkt(
+        OPEN, "run", "-d", "--pod-name=p", image, "--user=1000", "--group=1000",
+        '--health-cmd=test -z "$(cat)"', "--health-interval=50ms", *SHELL, "sleep 1000",
+        env={"RKT_OCI_RUNTIME": runtime},
+    )  # fmt: skip
+    rkt.wait_for(lambda: status(rkt, "p").get("app-health") == "healthy")
+    null = os.stat("/dev/null")  # crun gives its stdin to the user
+    assert (null.st_uid, null.st_gid) == (0, 0)
+    rkt.rkt("stop", "--force", "p")
+
+
 def test_health_is_seen_and_may_come_late(rkt: RktContext, image: str) -> None:
     rkt.rkt(
         OPEN, "run", "-d", "--pod-name=p", "--restart=always", image, "--user=1000", "--group=1000",

@@ -82,13 +82,14 @@ class Health:
         process = {**self._app.process, "terminal": False, "args": self._plan.command}
         process.pop("consoleSize", None)
         out_r, out_w = os.pipe()
-        self._app.plan.give(out_w)
-        null = os.open(self._app.plan.null, os.O_RDWR | os.O_CLOEXEC)
+        in_r, in_w = os.pipe()
+        os.close(in_w)  # nothing to read; crun gives what is stdin to the app's user: not /dev/null
+        self._app.plan.give(out_w, in_r)
         try:
             with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
                 file.write(quickjson.dumps(process))
             argv = self._host.runtime.exec_argv(self._app.ident, path, f"{path}.pid")
-            self._starter = self._host.children.spawn(argv, (null, out_w, out_w), self._started)
+            self._starter = self._host.children.spawn(argv, (in_r, out_w, out_w), self._started)
         except OSError as err:  # a full disk: no reason to end a healthy app
             os.close(out_r)
             self._host.say(f'app "{self._app.name}": cannot check its health: {err.strerror}')
@@ -96,7 +97,7 @@ class Health:
             return
         finally:
             os.close(out_w)
-            os.close(null)
+            os.close(in_r)
         os.set_blocking(out_r, False)
         self._reading = out_r
         self._host.loop.watch(out_r, self._read)
