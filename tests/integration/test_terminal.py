@@ -386,6 +386,45 @@ def test_entering_through_pipes(rkt: RktContext) -> None:
     rkt.wait_for(lambda: rkt.pod_state(uuid) == "exited")
 
 
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_entering_with_files(rkt: RktContext, runtime: str) -> None:
+    """crun gives a command's streams to its user: that must not happen to files of the caller's."""
+    uuid = background(rkt, runtime)
+    paths = [f"{rkt.files}/{name}" for name in ("in", "out", "err")]
+    with open(paths[0], "wb") as file:
+        file.write(b"x" * 300_000)
+    # runc itself waits for all that hold on to the streams.
+    left = "sleep 1000 &" if runtime == "crun" else ""
+    script = f"cat; echo end; echo err >&2; {left} exit 6"
+    with open(paths[0], "rb") as stdin, open(paths[1], "wb") as out, open(paths[2], "wb") as err:
+        for path in paths:
+            os.chown(path, 1234, 1235)
+        argv = rkt.argv("enter", uuid, "sh", "-c", script)
+        done = subprocess.run(argv, stdin=stdin, stdout=out, stderr=err, check=False, env=rkt.env,
+                              timeout=60)  # fmt: skip
+        both = rkt.argv("enter", uuid, "sh", "-c", "for i in 1 2 3; do echo o; echo e >&2; done")
+        subprocess.run(both, stdout=err, stderr=err, check=True, env=rkt.env, timeout=60)
+    assert done.returncode == 6
+    assert {(os.stat(path).st_uid, os.stat(path).st_gid) for path in paths} == {(1234, 1235)}
+    with open(paths[1], "rb") as file:
+        assert file.read() == b"x" * 300_000 + b"end\n"
+    with open(paths[2], "rb") as file:
+        lines = file.read().split()
+    assert lines[0] == b"err"
+    # runc carries both streams itself, each as it comes.
+    assert (sorted(lines[1:]) if runtime == "runc" else lines[1:]) == (
+        [b"e"] * 3 + [b"o"] * 3 if runtime == "runc" else [b"o", b"e"] * 3
+    )
+    with open(paths[1], "wb") as out:
+        argv = rkt.argv("enter", uuid, "sh", "-c", "echo ready; exec sleep 1000")
+        process = subprocess.Popen(argv, stdout=out, env=rkt.env)
+        rkt.wait_for(lambda: os.path.getsize(paths[1]) == len("ready\n"))
+        process.terminate()
+        assert process.wait(30) in (143, -15)
+    rkt.rkt("stop", "--force", uuid)
+    rkt.wait_for(lambda: rkt.pod_state(uuid) == "exited")
+
+
 def test_interactive_wants_one_app(rkt: RktContext) -> None:
     path = image(rkt)
     words = (path, "--name=one", path, "--name=two")

@@ -34,12 +34,17 @@ def _main(argv: list[str]) -> int:
         from rkt.stage1 import session
 
         return session.Session("enter").run(chosen, app, process)
-    _lend(config, app)
+    _lend(config, app, 0, 1, 2)
     fd = os.memfd_create("process")
     os.write(fd, quickjson.dumps(process).encode())
     os.set_inheritable(fd, True)
     path = f"/proc/self/fd/{fd}"
     argv = [*chosen.base(), "exec", "--process", path, app]
+    files = _files()
+    if files:
+        from rkt.stage1 import piped
+
+        return piped.run(argv, files, lambda *fds: _lend(config, app, *fds))
     try:
         os.execve(chosen.path, argv, runtime.environment())
     except OSError as err:
@@ -117,20 +122,26 @@ def _process(
     return process
 
 
-def _lend(config: dict[str, object], app: str) -> None:
-    """Let the command open the caller's pipes anew, as /dev/stderr."""
+def _files() -> list[int]:
+    """Give those of the caller's streams that are files or disks."""
+    modes = [os.fstat(fd).st_mode for fd in (0, 1, 2)]
+    return [fd for fd, mode in enumerate(modes) if stat.S_ISREG(mode) or stat.S_ISBLK(mode)]
+
+
+def _lend(config: dict[str, object], app: str, *fds: int) -> None:
+    """Let the command open pipes that are its streams anew, as /dev/stderr."""
     where = f'configuration of app "{app}"'
     linux = manifest.mapping(config, "linux", where)
     for ids in manifest.mappings(linux, "uidMappings", where):  # the command is not the host's root
         owner = manifest.integer(ids, "hostID", where)
-        for fd in (0, 1, 2):  # runc does it too, crun does not
+        for fd in fds:  # runc does it too, crun does not
             if stat.S_ISFIFO(os.fstat(fd).st_mode):
                 os.fchown(fd, owner, owner)
     context = linux.get("mountLabel")
     if isinstance(context, str):
         from rkt.linux import selinux
 
-        selinux.lend(context, 0, 1, 2)
+        selinux.lend(context, *fds)
 
 
 def _env(process: dict[str, object], app: str) -> list[str]:

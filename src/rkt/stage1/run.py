@@ -14,7 +14,7 @@ from rkt.const import (
     SYSTEMD_NOTIFY,
 )
 from rkt.errors import EXIT_FAILURE, KernelError, RktError, describe
-from rkt.linux import atomic, libc, proc
+from rkt.linux import atomic, libc
 from rkt.stage1 import (
     apprun,
     capabilities,
@@ -501,15 +501,11 @@ def _stdin() -> int:
     mode = os.fstat(0).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode) and not stat.S_ISCHR(mode):
         return 0
-    program = proc.find_program("cat")
-    if program is None or os.isatty(0):
+    if os.isatty(0):
         return 0
-    read, write = os.pipe()
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    proc.spawn([program], env=proc.BASE_ENV, stdio=(0, write, null), new_session=True)
-    os.close(write)
-    os.close(null)
-    return read
+    from rkt.stage1 import piped
+
+    return piped.feed(0)
 
 
 def private_users(text: str) -> Range | None:
