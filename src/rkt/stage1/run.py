@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import stat
 
 from rkt import log
 from rkt.const import (
-    LOCK_FD_ENV,
-    READY_FD_ENV,
     RELEASED,
     STAGE2_PREFIX,
     SYSTEMD_NOTIFY,
@@ -21,6 +18,7 @@ from rkt.stage1 import (
     cgroup,
     contract,
     files,
+    handed,
     health,
     identity,
     launch,
@@ -64,7 +62,7 @@ def run_pod(argv: list[str], kind: type[Pod]) -> int:
     """Run a pod of a flavour from its set-up to its end."""
     options = contract.parse_run(argv[1:])
     log.configure(debug=options.debug)
-    _keep_lock()
+    handed.keep_lock()
     pod = kind(options, os.getcwd())
     try:
         pod.set_up()
@@ -79,28 +77,6 @@ def run_pod(argv: list[str], kind: type[Pod]) -> int:
         raise
     pod.tear_down(drain=True)
     return status
-
-
-def _keep_lock() -> None:
-    """Hold the lock as long as this process lives, and no child of it."""
-    value = os.environ.get(LOCK_FD_ENV, "")
-    if value.isdigit():
-        try:
-            os.set_inheritable(int(value), False)
-        except OSError as err:
-            raise KernelError(f"{LOCK_FD_ENV}={value}", err) from err
-
-
-def _take_ready_fd() -> int:
-    """Give the pipe on which a detached pod says that its apps run; -1 if it is not detached."""
-    value = os.environ.pop(READY_FD_ENV, "")
-    if not value.isdigit():
-        return -1
-    try:
-        os.set_inheritable(int(value), False)
-    except OSError as err:
-        raise KernelError(f"{READY_FD_ENV}={value}", err) from err
-    return int(value)
 
 
 class Pod:
@@ -122,7 +98,7 @@ class Pod:
         self.terminal = ""
         self.sockets = self._take_sockets()
         self.users = private_users(options.private_users)
-        self.ready = _take_ready_fd()
+        self.ready = handed.take_ready_fd()
         self.policy = policy.pod(self.manifest)
         self.supervisor: supervisor.Supervisor | None = None
         self.runtime: runtime.Runtime | None = None
@@ -213,7 +189,7 @@ class Pod:
 
     def stdin(self) -> int:
         """Give the caller's standard input to hand to an app."""
-        return _stdin()
+        return handed.stdin()
 
     def supervise(self) -> int:
         """Start the apps and wait for their end."""
@@ -269,7 +245,7 @@ class Pod:
         if iomux.is_plain(wanted):
             return None
         streams = iomux.Streams(self.supervisor.loop, app.name, wanted, self.rootfs)
-        if not self.options.mutable and wanted["stdin"] == "stream" and _is_pipeline(0):
+        if not self.options.mutable and wanted["stdin"] == "stream" and handed.is_pipeline(0):
             readers = [one for one in self.manifest.apps if _reads(one)]
             if len(readers) == 1:  # else nobody could say whose it is
                 streams.feed(0)
@@ -482,30 +458,8 @@ class Pod:
         planning.restrict(self, app, plan)
 
 
-def _is_pipeline(fd: int) -> bool:
-    """Say whether a descriptor is a pipe or a file: not a terminal, nor /dev/null."""
-    mode = os.fstat(fd).st_mode
-    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISREG(mode)
-
-
 def _reads(app: manifest.App) -> bool:
     return app.annotations.get(f"{STAGE2_PREFIX}stdin") == "stream"
-
-
-def _stdin() -> int:
-    """Give the caller's standard input to hand to an app.
-
-    The runtimes change the owner of a stream to the app's user.  That must not happen to a file or
-    a device of the caller's: its content goes through a pipe.
-    """
-    mode = os.fstat(0).st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode) and not stat.S_ISCHR(mode):
-        return 0
-    if os.isatty(0):
-        return 0
-    from rkt.stage1 import piped
-
-    return piped.feed(0)
 
 
 def private_users(text: str) -> Range | None:
