@@ -20,7 +20,7 @@ STAGE1 := $(patsubst %,$(VENV)/lib/rkt/stage1-images/stage1-%.aci,oci fly nspawn
 SOURCES := $(shell find src -name '*.py')
 # What stage1 carries: its image is made anew when any of this changes.
 STAGE1_SOURCES := $(filter src/rkt/stage1/% src/rkt/linux/% src/rkt/network/% src/rkt/__init__.py \
-	src/rkt/errors.py src/rkt/log.py src/rkt/const.py,$(SOURCES)) src/rkt/stage1/listen.c
+	src/rkt/errors.py src/rkt/log.py src/rkt/const.py src/rkt/quickjson.py,$(SOURCES)) src/rkt/stage1/listen.c
 CODE := src tests examples benchmarks scripts/demo.py
 
 .PHONY: help env packages venv demo test lint type unit integration bench fmt proto lock install clean
