@@ -66,6 +66,16 @@ def tree(rkt: RktContext, aci: Aci, path: str = "") -> str:
 # --- list and inspect -------------------------------------------------------------------------
 
 
+def test_a_long_whitelist_takes_little_memory(rkt: RktContext) -> None:
+    """The longest there may be."""
+    builder = AciBuilder("example.com/long").file("a", "a")
+    builder.manifest["pathWhitelist"] = [f"/{number}" for number in range(1_300_000)]
+    aci = builder.build(rkt.files)
+    assert rkt.peak("--insecure-options=image", "fetch", aci.path) < 100_000
+    assert rkt.peak("image", "inspect", "example.com/long") < 100_000
+    assert rkt.peak("image", "verify", "example.com/long") < 100_000
+
+
 def test_list_as_in_the_guide(rkt: RktContext) -> None:
     (aci,) = store(rkt, base())
     head, line = rkt.rkt("image", "list").stdout.splitlines()

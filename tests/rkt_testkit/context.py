@@ -109,6 +109,15 @@ class Terminal:
         return bool(data)
 
 
+_PEAK = """
+import resource, subprocess, sys
+done = subprocess.run(sys.argv[1:], capture_output=True, text=True)
+sys.stderr.write(done.stderr)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(done.returncode)
+"""
+
+
 class RktContext:
     """Runs rkt with directories and namespaces that belong to one test.
 
@@ -190,6 +199,13 @@ class RktContext:
     def enter_argv(self) -> list[str]:
         """Give the words that make a command run inside the namespaces."""
         return ["nsenter", "--target", str(self._holder.pid), "--mount", "--net", "--"]
+
+    def peak(self, *args: str, status: int = 0) -> int:
+        """Run a rkt command; give the most memory (kB) that a process of it has taken."""
+        # Started from a small process: what a process was before its exec counts too.
+        done = self.run(["python3", "-I", "-c", _PEAK, *self.argv(*args)])
+        assert done.status == status, done.stderr
+        return int(done.stdout)
 
     def rkt(
         self, *args: str, status: int | None = 0, input: str = "",  # noqa: A002

@@ -246,6 +246,26 @@ MANIFESTS: dict[str, tuple[bytes, str]] = {
         manifest(pathWhitelist={"/a": 1}),
         "expected `array`, got `object` - at $.pathWhitelist",
     ),
+    "whitelist is a long object": (
+        manifest(pathWhitelist={f"/a{number}": 1 for number in range(50_000)}),
+        "pathWhitelist: expected `array`, got `object`",
+    ),
+    "long whitelist with a number": (
+        manifest(pathWhitelist=["/usr/share/name"] * 50_000 + [1]),
+        "pathWhitelist[50000]: expected `str`, got `int`",
+    ),
+    "long whitelist with a NUL": (
+        manifest(pathWhitelist=["/usr/share/name"] * 50_000 + ["/a\0b"]),
+        "pathWhitelist must not contain a NUL character",
+    ),
+    "many values that nobody knows": (
+        b'{"x":[' + b"[]," * 5_000_000 + b"[]]}",
+        "document of more than 400000 values",
+    ),
+    "many keys that nobody knows": (
+        b"{" + b",".join(b'"%d":1' % number for number in range(500_000)) + b"}",
+        "document of more than 400000 values",
+    ),
     "annotation twice": (
         manifest(annotations=[{"name": "a", "value": "1"}, {"name": "a", "value": "2"}]),
         'duplicate annotations of name "a"',

@@ -344,11 +344,11 @@ def _take_manifest(
     unpacker: Unpacker | None,
     writer: Writer | None,
 ) -> None:
-    from rkt.schema.image import decode_image_manifest
+    from rkt.schema.image import check_image_manifest
 
     scan.raw_manifest = b"".join(reader.payload())
     try:
-        scan.manifest = decode_image_manifest(scan.raw_manifest)
+        scan.manifest = check_image_manifest(scan.raw_manifest)
     except SchemaError as err:
         raise SchemaError(f"image manifest validation failed: {err.message}") from err
     if not _is_known_version(scan.manifest.ac_version):

@@ -30,6 +30,9 @@ else:
 
 
 MAX_DOCUMENT = 4 << 20
+_SMALL = 256 << 10
+_MAX_VALUES = 400_000
+"""Each may be one byte of a document, and take a hundred in memory."""
 _NO_DESCENT = frozenset(("value", "userAnnotations", "userLabels"))
 
 
@@ -75,6 +78,8 @@ def parse(data: bytes, where: str, *, limit: int = MAX_DOCUMENT) -> JSON:
     """Read a JSON document of untrusted origin as it stands; raises SchemaError."""
     if len(data) > limit:
         raise _too_large(data, where, limit)
+    if len(data) > _SMALL and sum(map(data.count, (b",", b"[", b"{"))) > _MAX_VALUES:
+        raise SchemaError(f"{where}: document of more than {_MAX_VALUES} values")
     try:
         text = data.decode()
         # Half of a character that is written as two escapes is no text: msgspec looks closer.
@@ -91,6 +96,8 @@ def members(data: bytes, where: str, *, limit: int = MAX_DOCUMENT) -> dict[str, 
 
     if len(data) > limit:
         raise _too_large(data, where, limit)
+    if data.count(b":") > _MAX_VALUES:
+        raise SchemaError(f"{where}: document of more than {_MAX_VALUES} values")
     found = _by_msgspec(data, where, dict[str, msgspec.Raw])
     return {key: bytes(raw) for key, raw in found.items()}
 

@@ -7,9 +7,10 @@ field, only by the rules that span fields; what comes from outside goes through 
 from __future__ import annotations
 
 from rkt.const import APPC_VERSION
+from rkt.errors import SchemaError
 from rkt.schema import codec
 from rkt.schema.isolators import Isolator, check_app_isolators
-from rkt.schema.struct import Struct, field, settle
+from rkt.schema.struct import Struct, field, replace, settle
 from rkt.schema.types import (
     DIGITS,
     LOWER,
@@ -347,7 +348,23 @@ _KEYS = codec.key_table(
 
 def decode_image_manifest(data: bytes, where: str = "image manifest") -> ImageManifest:
     """Read an image manifest of untrusted origin; raises SchemaError begun by `where`."""
-    return codec.decode(data, ImageManifest, where, limit=MAX_IMAGE_MANIFEST, keys=_KEYS)
+    if len(data) <= _LONG:
+        return codec.decode(data, ImageManifest, where, keys=_KEYS)
+    manifest, listed = _apart(data, where)
+    return replace(manifest, path_whitelist=tuple(_paths(listed, where)))
+
+
+def check_image_manifest(data: bytes, where: str = "image manifest") -> ImageManifest:
+    """Check an image manifest as a whole, and give it without a long whitelist.
+
+    Memory holds little of such a one at a time.  Raises SchemaError begun by `where`.
+    """
+    if len(data) <= _LONG:
+        return decode_image_manifest(data, where)
+    manifest, listed = _apart(data, where)
+    for _ in _paths(listed, where):
+        pass
+    return manifest
 
 
 class Outline(Struct):
@@ -373,24 +390,41 @@ def whitelist_of(data: bytes, where: str = "image manifest") -> Iterator[str]:
     Raises SchemaError begun by `where`.
     """
     _, listed = _apart(data, where)
-    at = listed.find(b"[") + 1
+    return _paths(listed, where)
+
+
+def _paths(listed: bytes, where: str) -> Iterator[str]:
+    where = f"{where}: pathWhitelist"
+    if listed[:1] != b"[":
+        codec.decode(listed, list[str], where, limit=MAX_IMAGE_MANIFEST)
+    import re  # long lists are rare
+
+    # Nowhere but between two strings can a list of strings have this.
+    between = re.compile(rb'"\s*,\s*"(?=/)')
+    at, index = 1, 0
     while at:
-        # Nowhere but between two strings can a list of strings have this.
-        end = listed.find(b'","/', at + _PIECE) + 1
-        piece = listed[at:end] + b"]" if end else listed[at:]
-        yield from codec.decode(b"[" + piece, list[str], where, limit=MAX_IMAGE_MANIFEST)
-        at = end + 1 if end else 0
+        found = between.search(listed, at + _PIECE)
+        piece = listed[at : found.start() + 1] + b"]" if found else listed[at:]
+        for path in codec.parse(b"[" + piece, where, limit=MAX_IMAGE_MANIFEST):
+            if not isinstance(path, str):
+                raise SchemaError(
+                    f"{where}[{index}]: expected `str`, got `{codec.json_type(path)}`"
+                )
+            reject_nul(path, where)
+            yield path
+            index += 1
+        at = found.end() - 1 if found else 0
 
 
 def _apart(data: bytes, where: str) -> tuple[ImageManifest, bytes]:
     """Read an image manifest but for its whitelist, which is left as it is."""
     members = codec.members(data, where, limit=MAX_IMAGE_MANIFEST)
     whitelist = b"[]"
-    keys = [key for key in members if key.lower() == "pathwhitelist"]
-    if not keys:
-        return decode_image_manifest(data, where), whitelist
-    for key in keys:
+    for key in [key for key in members if key.lower() == "pathwhitelist"]:
         raw = members.pop(key)
         whitelist = whitelist if raw == b"null" else raw
     rest = b",".join(codec.encode(key) + b":" + raw for key, raw in members.items())
-    return decode_image_manifest(b"{" + rest + b"}", where), whitelist
+    manifest = codec.decode(
+        b"{" + rest + b"}", ImageManifest, where, limit=MAX_IMAGE_MANIFEST, keys=_KEYS
+    )
+    return manifest, whitelist

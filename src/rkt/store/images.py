@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from rkt.schema.image import ImageManifest, Outline
 
 _MIN_LENGTH = len(PREFIX) + 2
+_SMALL = 64 << 10  # a manifest that may be kept in memory
 _LASTING = (VERIFIED, TRUSTED_LOCATION, CONVERTED)
 _TREE_PARTS = ("split", "tree")  # in this order: a tree alone is no image
 
@@ -61,7 +62,7 @@ class Store:
         self.path = f"{data_dir}/cas"
         self._db = Database(f"{self.path}/db/db.sqlite")
         self._pinned: dict[str, frozenset[str]] = {}
-        self._manifests: dict[str, tuple[bytes, ImageManifest]] = {}
+        self._outlines: dict[str, tuple[bytes, Outline]] = {}
 
     def close(self) -> None:
         """Close the database; a later use opens it again."""
@@ -142,15 +143,8 @@ class Store:
         return data
 
     def manifest(self, key: str) -> ImageManifest:
-        """Give an image's manifest."""
-        data = self.manifest_bytes(key)
-        known = self._manifests.get(key)
-        if known is None or known[0] != data:
-            from rkt.schema.image import decode_image_manifest
-
-            known = data, decode_image_manifest(data, f'manifest of image "{key}"')
-            self._manifests[key] = known
-        return known[1]
+        """Give an image's manifest, but for a long whitelist: `whitelist` gives that."""
+        return self.outline(key).manifest
 
     def mend_manifest(self, key: str) -> bool:
         """Restore the copy of an unpacked image's manifest that is for the group; root only.
@@ -171,11 +165,17 @@ class Store:
         return True
 
     def outline(self, key: str) -> Outline:
-        """Give what an image's manifest says of other images; its long lists are not kept."""
+        """Give an image's manifest without a long whitelist, and whether it has any."""
+        data = self.manifest_bytes(key)
+        known = self._outlines.get(key)
+        if known is not None and known[0] == data:
+            return known[1]
         from rkt.schema.image import outline_of
 
-        data = self.manifest_bytes(key)
-        return outline_of(data, f'manifest of image "{key}"')
+        outline = outline_of(data, f'manifest of image "{key}"')
+        if len(data) <= _SMALL:
+            self._outlines[key] = data, outline
+        return outline
 
     def whitelist(self, key: str) -> Iterator[str]:
         """Give the paths of an image's whitelist one after the other."""

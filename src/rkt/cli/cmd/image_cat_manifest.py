@@ -21,7 +21,10 @@ COMMAND = Command(
 
 def run(context: Context, args: Parsed) -> int:
     """Print an image's manifest."""
-    manifest = context.store().manifest(given_image(context, args, COMMAND.name).key)
+    from rkt.schema.image import decode_image_manifest
+
+    key = given_image(context, args, COMMAND.name).key
+    manifest = decode_image_manifest(context.store().manifest_bytes(key))
     form = formats.PRETTY if args.flag("pretty-print") else formats.JSON
     output.line(formats.text(manifest, form))
     return 0
