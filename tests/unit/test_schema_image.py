@@ -20,7 +20,10 @@ from rkt.schema.image import (
     Label,
     MountPoint,
     Port,
+    check_image_manifest,
     decode_image_manifest,
+    outline_of,
+    whitelist_of,
 )
 
 BASE: dict[str, Any] = {
@@ -396,3 +399,29 @@ def test_what_is_written_is_read_back(
     )
     assert decode_image_manifest(codec.encode(manifest)) == manifest
     assert decode_image_manifest(codec.encode_pretty(manifest)) == manifest
+
+
+@pytest.mark.parametrize("separators", [(",", ":"), (" ,\n ", " : ")])
+def test_a_long_whitelist_is_read_in_pieces(separators: tuple[str, str]) -> None:
+    paths = [f'/dev/pci:{n}:00:1f.3/","/quoted\\{n}é' for n in range(60_000)]
+    document = {
+        "acKind": "ImageManifest", "pathWhitelist": paths, "acVersion": "0.8.11", "name": "a",
+        "labels": [{"name": "version", "value": "1"}],
+    }  # fmt: skip
+    data = json.dumps(document, separators=separators, ensure_ascii=False).encode()
+    assert data.count(b":") > 180_000
+    assert decode_image_manifest(data).path_whitelist == tuple(paths)
+    assert list(whitelist_of(data)) == paths
+    outline = outline_of(data)
+    assert (outline.has_whitelist, outline.manifest.path_whitelist) == (True, ())
+    assert outline.manifest == check_image_manifest(data)
+    assert outline.manifest.label("version") == "1"
+
+
+@pytest.mark.parametrize("whitelist", ["[]", " [ ] ", "null"])
+def test_a_long_manifest_may_have_no_whitelist(whitelist: str) -> None:
+    head = '{"acKind":"ImageManifest","acVersion":"0.8.11","name":"a"'
+    data = f'{head},"PathWhitelist":{whitelist},"more":"{"x" * 300_000}"}}'.encode()
+    assert not outline_of(data).has_whitelist
+    assert list(whitelist_of(data)) == []
+    assert check_image_manifest(data) == decode_image_manifest(data) == outline_of(data).manifest
