@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rkt.pod.lifecycle import Pod
 
-_WORKERS = 6
+_WORKERS = 8
 _ENOUGH = 4  # pods for a worker to be worth its start
 
 
@@ -65,50 +65,35 @@ class Collector:
     def sweep(self, seconds: float, text: str) -> None:
         """Delete exited pods that were marked that long ago, and all other garbage."""
 
-        def old(pod: Pod) -> None:
+        def old(pod: Pod) -> Iterator[tuple[str, str]]:
             if pod.marked() / 1e9 + seconds <= time.time():
-                self._delete(pod)
+                yield from self._delete(pod)
             else:
-                self._moved(f'pod "{pod.uuid}" not removed: still within grace period ({text})')
+                yield "moved", f'pod "{pod.uuid}" not removed: still within grace period ({text})'
 
         self._all(state.EXITED_GARBAGE, old)
         self._all(state.GARBAGE, self._delete)
 
-    def _all(self, where: str, handle: Callable[[Pod], None]) -> None:
+    def _all(self, where: str, handle: Callable[[Pod], Iterator[tuple[str, str]]]) -> None:
         """Handle all pods of a directory, several at a time: most of it is waiting for the disk."""
-        uuids = list(lifecycle.names(self._data_dir, (where,)))
-        todo = iter(uuids)
-        failures: list[BaseException] = []
 
-        def work() -> None:
-            try:
-                for uuid in todo:  # next() of a list's iterator is atomic
-                    for pod in self._one(uuid, where, exclusive=True):
-                        handle(pod)
-            except BaseException as err:  # noqa: BLE001 - raised again by who waits for it
-                failures.append(err)
+        def work(uuid: str) -> Iterator[str]:
+            for pod in self._one(uuid, where, exclusive=True):
+                for kind, text in handle(pod):
+                    yield f"{kind} {text}"
 
-        count = min(_WORKERS, len(uuids) // _ENOUGH)
-        if count > 1:
-            from threading import Thread
+        tell = {"moved": self._moved, "deleted": self._deleted, "failed": self._failed}
+        for event in _each(list(lifecycle.names(self._data_dir, (where,))), work):
+            kind, _, text = event.partition(" ")
+            tell[kind](text)
 
-            threads = [Thread(target=work) for _ in range(count)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-        else:
-            work()
-        if failures:
-            raise failures[0]
-
-    def _delete(self, pod: Pod) -> None:
-        self._deleted(f'Garbage collecting pod "{pod.uuid}"')
+    def _delete(self, pod: Pod) -> Iterator[tuple[str, str]]:
+        yield "deleted", f'Garbage collecting pod "{pod.uuid}"'
         try:
             remove.discard(pod, local_config=self._local_config, debug=self._debug)
         except (RktError, OSError) as err:
             # One pod that cannot be deleted must not keep the others; it stays for the next pass.
-            self._failed(f'unable to remove pod "{pod.uuid}": {err}')
+            yield "failed", f'unable to remove pod "{pod.uuid}": {err}'
 
     def _idle(self, where: str) -> Iterator[Pod]:
         """Yield each pod that nobody is using and that is still in that directory.
@@ -130,6 +115,21 @@ class Collector:
                 return
             if pod.where == where:
                 yield pod
+
+
+def _each(uuids: list[str], work: Callable[[str], Iterator[str]]) -> Iterator[str]:
+    """Yield what `work` yields of each, in child processes if there are enough."""
+    count = min(_WORKERS, len(uuids) // _ENOUGH)
+    if count < 2:
+        for uuid in uuids:
+            yield from work(uuid)
+        return
+    from rkt.linux.workers import Gone, spread
+
+    try:
+        yield from spread(uuids, work, count)
+    except Gone as err:
+        raise RktError(f"cannot collect all pods: {err}") from err
 
 
 def _move(pod: Pod, to: str, *, durable: bool = True) -> bool:
