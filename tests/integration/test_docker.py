@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rkt_testkit.oci import MTIME, Image, Layer, listing
+from rkt_testkit.oci import MTIME, Image, Layer, busybox, listing
 from rkt_testkit.probes import SEARCH, needs
 
 if TYPE_CHECKING:
@@ -91,18 +91,6 @@ def compare(rkt: RktContext, address: str, layout: str) -> None:
     assert ours == theirs
     shutil.rmtree(f"{rkt.files}/ours")
     shutil.rmtree(f"{rkt.files}/theirs")
-
-
-def busybox() -> Layer:
-    with open(shutil.which("busybox", path=SEARCH) or "", "rb") as file:
-        data = file.read()
-    return (
-        Layer().directory("./").directory("bin").file("bin/busybox", data, mode=0o755)
-        .symlink("bin/sh", "busybox").directory("etc")
-        .file("etc/passwd", "root:x:0:0::/:/bin/sh\nweb:x:33:33::/:/bin/sh\n")
-        .file("etc/group", "root:x:0:\nweb:x:33:\n").file("etc/gone", "x")
-        .directory("tmp", mode=0o1777)
-    )  # fmt: skip
 
 
 def test_run_from_a_registry(rkt: RktContext, push: Callable[..., Image]) -> None:

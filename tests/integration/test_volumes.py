@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rkt_testkit.acibuilder import AciBuilder
+from rkt_testkit.oci import Image, Layer, busybox
 from rkt_testkit.probes import needs
 
 if TYPE_CHECKING:
@@ -189,6 +190,20 @@ def test_an_implicit_volume_of_a_docker_image_has_its_content(rkt: RktContext) -
         "Docker converted image, initializing implicit volume with data contained at the mount "
         'point "db".'
     ) in result.stderr
+
+
+@pytest.mark.parametrize("kind", ["oci", "docker-archive"])
+def test_an_image_of_a_file_has_the_content_of_its_volumes(rkt: RktContext, kind: str) -> None:
+    upper = Layer().directory("srv").directory("srv/db", mode=0o750, uid=33, gid=33)
+    upper.file("srv/db/seed", "from the image\n", uid=33, gid=33)
+    upper.file("etc/passwd", "lonely:x:33:33::/:/bin/sh\n")  # and no group of that name
+    script = "cd /srv/db; while read x; do echo $x; done <seed; echo new >new && echo written"
+    config = {"Cmd": ["/bin/sh", "-c", script], "User": "lonely", "Volumes": {"/srv/db": {}}}
+    image = Image([busybox(), upper], config=config)
+    target = f"{rkt.files}/image"
+    path = image.write(target) if kind == "oci" else image.save(target, "local/db:1")
+    result = rkt.rkt(OPEN, "run", f"{kind}:{path}")
+    assert result.stdout == "from the image\nwritten\n"
 
 
 @RUNTIMES

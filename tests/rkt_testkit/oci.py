@@ -7,9 +7,12 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import stat
 import tarfile
 from typing import TYPE_CHECKING, Any
+
+from rkt_testkit.probes import SEARCH
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,6 +89,19 @@ class Layer:
             return self._raw
         self._tar.close()
         return self._buffer.getvalue()
+
+
+def busybox() -> Layer:
+    """Give a layer with a static busybox as the shell, and two users."""
+    with open(shutil.which("busybox", path=SEARCH) or "/bin/busybox", "rb") as file:
+        data = file.read()
+    return (
+        Layer().directory("./").directory("bin").file("bin/busybox", data, mode=0o755)
+        .symlink("bin/sh", "busybox").directory("etc")
+        .file("etc/passwd", "root:x:0:0::/:/bin/sh\nweb:x:33:33::/:/bin/sh\n")
+        .file("etc/group", "root:x:0:\nweb:x:33:\n").file("etc/gone", "x")
+        .directory("tmp", mode=0o1777)
+    )  # fmt: skip
 
 
 class Image:

@@ -10,6 +10,8 @@ from rkt import quickjson
 from rkt.errors import KernelError, NotFound, SchemaError
 
 _LIMIT = 16 << 20
+_CONVERTED = "appc.io/docker/"
+"""How the names of annotations begin that only images made from docker or OCI ones have."""
 
 
 class Volume:
@@ -129,6 +131,11 @@ class App:
         self.read_only_root = bool(flag(raw, "readOnlyRootFS", where))
         self.annotations = pairs(raw, "annotations", where)
         self.image_annotations = pairs(image, "annotations", "image manifest")
+
+    @property
+    def is_converted(self) -> bool:
+        """Whether its image is one of docker or OCI, wherever it came from."""
+        return any(name.startswith(_CONVERTED) for name in self.image_annotations)
 
 
 class Pod:

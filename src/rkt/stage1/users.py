@@ -21,8 +21,7 @@ def resolve(root: Root, app: App) -> tuple[int, int]:
     if not app.group:
         raise RktError('invalid group ""')
     uid = _resolve(root, app.user, "user")
-    docker = "appc.io/docker/repository" in app.image_annotations
-    if docker and app.user == app.group:
+    if app.is_converted and app.user == app.group:
         # Docker images name only a user: a group of that name need not exist.
         try:
             return uid, _resolve(root, app.group, "group")

@@ -29,7 +29,6 @@ _PROC_FILES = frozenset(
         "uptime",
     )
 )
-_DOCKER = "appc.io/docker/repository"
 
 
 class Bind:
@@ -223,7 +222,7 @@ def _implicit(
     )
     owner = root.users.shift if root.users is not None else 0
     source = _empty(pod_dir, f"{app.name}-{point.name}", 0o755, owner, owner)
-    if _DOCKER in app.image_annotations:
+    if app.is_converted:
         fill = _fill(root, target, source, point.name)
         if fill is not None and fills is not None:
             fills.append(fill)
