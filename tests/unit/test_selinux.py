@@ -37,6 +37,7 @@ def test_the_file_of_contexts_is_that_of_the_policy(tmp_path: Path) -> None:
             (PROCESS, FILE, "a:b:c:d"),
         ),
         (f"process={PROCESS}\nfile={FILE}", (PROCESS, FILE, FILE)),
+        (f"process={PROCESS}:c1,c2\nfile={FILE}", (f"{PROCESS}:c1,c2", FILE, FILE)),
         (f'process = "{PROCESS}"\n', None),
         (f'# process = "{PROCESS}"\nfile = "{FILE}"\n', None),
         (f'process = "{PROCESS}"\nfile = "a:b:c,d=\\":s0"\n', None),

@@ -57,7 +57,7 @@ def of_containers(path: str) -> tuple[str, str, str] | None:
 def is_context(text: str) -> bool:
     """Say whether a text may be a context: nothing that could end a mount option."""
     parts = text.split(":", 3)
-    return len(parts) == 4 and all(parts) and not set(text) & set('", \t\n\\\0')
+    return len(parts) == 4 and all(parts) and not set(text) & set('" \t\n\\\0')
 
 
 def in_policy(context: str) -> bool:

@@ -11,6 +11,7 @@ from rkt.linux import libc
 from rkt.stage1 import contract, identity, launch, manifest, rootfs, runtime
 
 _FALLBACK_TERM = "vt100"
+_NULL = os.makedev(1, 3)
 
 
 def main(argv: list[str]) -> int:
@@ -40,11 +41,11 @@ def _main(argv: list[str]) -> int:
     os.set_inheritable(fd, True)
     path = f"/proc/self/fd/{fd}"
     argv = [*chosen.base(), "exec", "--process", path, app]
-    files = _files()
-    if files:
+    taken = _not_for_apps(confined="mountLabel" in manifest.mapping(config, "linux", app))
+    if taken:
         from rkt.stage1 import piped
 
-        return piped.run(argv, files, lambda *fds: _lend(config, app, *fds))
+        return piped.run(argv, taken, lambda *fds: _lend(config, app, *fds))
     try:
         os.execve(chosen.path, argv, runtime.environment())
     except OSError as err:
@@ -122,10 +123,20 @@ def _process(
     return process
 
 
-def _files() -> list[int]:
-    """Give those of the caller's streams that are files or disks."""
-    modes = [os.fstat(fd).st_mode for fd in (0, 1, 2)]
-    return [fd for fd, mode in enumerate(modes) if stat.S_ISREG(mode) or stat.S_ISBLK(mode)]
+def _not_for_apps(*, confined: bool) -> list[int]:
+    """Give those of the caller's streams that the command must not get itself.
+
+    Those are files and disks; for one that SELinux confines what it writes to terminals and other
+    devices too, which would go nowhere.
+    """
+    found = []
+    for fd in (0, 1, 2):
+        info = os.fstat(fd)
+        file = stat.S_ISREG(info.st_mode) or stat.S_ISBLK(info.st_mode)
+        device = stat.S_ISCHR(info.st_mode) and info.st_rdev != _NULL
+        if file or (confined and device and fd > 0):
+            found.append(fd)
+    return found
 
 
 def _lend(config: dict[str, object], app: str, *fds: int) -> None:

@@ -1,7 +1,8 @@
 """A command inside an app, for a caller whose streams are files.
 
-crun makes the command's user the owner of what are its streams, whoever they belong to.  So the
-command gets pipes in place of files, and this process carries between both.
+crun makes the command's user the owner of what are its streams, whoever they belong to, and SELinux
+keeps apps from what is the host's.  So the command gets pipes in place of files, and this process
+carries between both.
 """
 
 from __future__ import annotations
