@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rkt.linux import spill, tree
+from rkt.linux import spill, tree, treecopy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -128,7 +128,7 @@ def test_walk_leaves_out_what_is_taken_out(large: Path) -> None:
 def test_copy_and_remove_large_directories(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spill, "_EACH", 1 << 40)
     target = large.parent / "copy"
-    tree.copy(str(large), str(target))
+    treecopy.copy(str(large), str(target))
     assert sorted(os.listdir(target / "large")) == sorted(os.listdir(large / "large"))
     assert os.path.samefile(target / "large" / "f7", target / "large" / "g7")
     assert os.readlink(target / "large" / "link") == "f7"
@@ -153,7 +153,7 @@ def test_copy_keeps_holes_links_and_special_files(tmp_path: Path) -> None:
     (source / "dangling").symlink_to("/nowhere")
     os.utime(source / "sub", ns=(5, 123_456_789))
     target = tmp_path / "target"
-    tree.copy(str(source), str(target))
+    treecopy.copy(str(source), str(target))
     assert (target / "holes").read_bytes() == (source / "holes").read_bytes()
     assert (target / "hole").stat().st_size == 5_000_000
     assert (target / "holes").stat().st_blocks < 1000
@@ -171,7 +171,7 @@ def test_copy_attributes(tmp_path: Path) -> None:
         os.setxattr(source / "f", "user.note", b"hi")
     except OSError:
         pytest.skip("no user attributes on this file system")
-    tree.copy(str(source), str(tmp_path / "target"))
+    treecopy.copy(str(source), str(tmp_path / "target"))
     assert os.getxattr(tmp_path / "target" / "f", "user.note") == b"hi"
 
 
@@ -185,7 +185,7 @@ def test_copy_by_hand_where_the_kernel_cannot(
     (tmp_path / "source").mkdir()
     data = os.urandom(3_000_000)
     (tmp_path / "source" / "f").write_bytes(data)
-    tree.copy(str(tmp_path / "source"), str(tmp_path / "target"))
+    treecopy.copy(str(tmp_path / "source"), str(tmp_path / "target"))
     assert (tmp_path / "target" / "f").read_bytes() == data
 
 

@@ -10,7 +10,7 @@ import pytest
 from rkt.cli import flags, podflags
 from rkt.cli.cmd import prepare
 from rkt.errors import RktError
-from rkt.linux import tree
+from rkt.linux import owners
 from rkt.linux.userns import Range
 from rkt.stage0 import privateusers
 from rkt_testkit.probes import needs
@@ -63,7 +63,7 @@ def test_a_tree_is_shifted_as_it_is(tmp_path: Path) -> None:
     os.mkfifo(top / "fifo")
     os.chown(top / "fifo", 200000, 0)
     before = os.lstat("/etc/passwd").st_uid
-    tree.shift_owners(str(top), Range(1 << 20))
+    owners.shift(str(top), Range(1 << 20))
     found = os.stat(file)
     assert (found.st_uid, found.st_gid, found.st_mode & 0o7777) == (
         3 + (1 << 20),
@@ -77,7 +77,7 @@ def test_a_tree_is_shifted_as_it_is(tmp_path: Path) -> None:
     assert os.stat(top).st_uid == os.stat(top / "dir").st_uid == 1 << 20
     assert os.lstat("/etc/passwd").st_uid == before
     os.chown(top / "dir", 7, 8)  # not one of the range
-    tree.shift_owners(str(top), Range(1 << 20), back=True)
+    owners.shift(str(top), Range(1 << 20), back=True)
     found = os.stat(file)
     assert (found.st_uid, found.st_gid, found.st_mode & 0o7777) == (3, 4, 0o6755)
     assert os.getxattr(file, "security.capability") == CAPABILITY

@@ -7,7 +7,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from rkt.errors import ArchiveError, KernelError
-from rkt.linux import tree
+from rkt.linux import tree, treecopy
 from rkt.linux.newfile import new_file
 
 if TYPE_CHECKING:
@@ -258,7 +258,7 @@ def _write_node(
             name, type_flag=_FLAGS[kind], mode=stat.S_IMODE(info.st_mode), uid=info.st_uid,
             gid=info.st_gid, size=info.st_size if is_file else 0,
             mtime=_clamp(info.st_mtime_ns, limit), link=link, device=device,
-            xattrs=[(n, v) for n, v in xattrs if tree.is_kept_xattr(n)],
+            xattrs=[(n, v) for n, v in xattrs if treecopy.is_kept_xattr(n)],
         )  # fmt: skip
         left = info.st_size if is_file else 0
         while left:

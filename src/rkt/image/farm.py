@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from rkt.image.unpack import LINK_FAILURES
-from rkt.linux import tree
+from rkt.linux import tree, treecopy
 from rkt.linux.spill import Scratch, marks, numbers, texts
 
 TYPE_CHECKING = False
@@ -148,7 +148,7 @@ class _Farm:
         if found is None:
             _link(fd, target, name, info)
         else:
-            tree.copy_node(fd, target, name, info)
+            treecopy.copy_node(fd, target, name, info)
         seen[info.st_ino] = mine + path
 
     def _directory(self, path: bytes, fd: int, ancestor: _Paths | None) -> None:
@@ -158,7 +158,7 @@ class _Farm:
             return
         self._make(path)
         self._taken[path] = _SETTLED
-        self._settings[path] = tree.settings_of(os.fstat(fd))
+        self._settings[path] = treecopy.settings_of(os.fstat(fd))
 
     def _make(self, path: bytes) -> None:
         missing = []
@@ -187,7 +187,7 @@ class _Farm:
             try:
                 settings = self._settings.get(path)
                 if settings is not None:
-                    tree.set_directory(fd, settings)
+                    treecopy.set_directory(fd, settings)
                 else:
                     os.fchmod(fd, 0o755)
                     os.utime(fd, ns=(0, 0))
@@ -220,7 +220,7 @@ def _link(src: int, dst: int, name: str, info: os.stat_result) -> None:
     except OSError as err:
         if err.errno not in LINK_FAILURES:
             raise
-        tree.copy_node(src, dst, name, info)
+        treecopy.copy_node(src, dst, name, info)
 
 
 def _clean(path: str) -> bytes:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rkt.errors import ArchiveError, KernelError, SchemaError, StoreError
 from rkt.image import tar
 from rkt.image.archive import LIMITS, Layout, Limits, decompress
-from rkt.linux import libc, tree
+from rkt.linux import libc, treecopy
 from rkt.linux.spill import Scratch
 from rkt.store.records import UNVERIFIED, ImageRecord, Verification, check_name, image_key
 
@@ -370,6 +370,6 @@ def _copy_blob(source: int, target: str) -> None:
     fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
     try:
         os.fchmod(fd, 0o640)
-        tree.copy_data(source, fd, size)
+        treecopy.copy_data(source, fd, size)
     finally:
         os.close(fd)

@@ -9,7 +9,7 @@ import os
 
 from rkt.errors import KernelError, RenderError, StoreError
 from rkt.image.order import dependency_order, tree_id
-from rkt.linux import tree
+from rkt.linux import treecopy
 from rkt.schema.struct import Struct
 
 TYPE_CHECKING = False
@@ -75,6 +75,6 @@ def copy_tree(src_rootfs: str, dest_dir: str) -> None:
     Owners, modes, times, hard links, holes and extended attributes are kept.  Raises KernelError.
     """
     try:
-        tree.copy(src_rootfs, dest_dir)
+        treecopy.copy(src_rootfs, dest_dir)
     except OSError as err:
         raise KernelError("cannot copy", err, err.filename or src_rootfs) from err

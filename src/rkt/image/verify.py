@@ -19,7 +19,7 @@ from rkt.image.export import archive_chunks
 from rkt.image.farm import build
 from rkt.image.order import dependency_order, tree_id
 from rkt.image.tar import show
-from rkt.linux import tree
+from rkt.linux import tree, treecopy
 from rkt.linux.spill import Scratch
 from rkt.store.records import check_name
 
@@ -136,11 +136,11 @@ class _Check:
         wanted = {os.fsdecode(name): value for name, value in (entry.xattrs or {}).items()}
         if not self._own:
             wanted.pop("security.capability", None)
-        wanted = {name: value for name, value in wanted.items() if tree.is_kept_xattr(name)}
+        wanted = {name: value for name, value in wanted.items() if treecopy.is_kept_xattr(name)}
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         fd = os.open(base, flags, dir_fd=dir_fd)
         try:
-            names = [name for name in os.listxattr(fd) if tree.is_kept_xattr(name)]
+            names = [name for name in os.listxattr(fd) if treecopy.is_kept_xattr(name)]
             found = {name: os.getxattr(fd, name) for name in names}
         finally:
             os.close(fd)

@@ -1,4 +1,4 @@
-"""Remove and copy directory trees that hostile programs may have written.
+"""Remove and walk directory trees that hostile programs may have written.
 
 Paths are resolved below a directory descriptor, no symbolic link is followed, no mount point is
 crossed.  Functions raise OSError.
@@ -6,11 +6,9 @@ crossed.  Functions raise OSError.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import stat
-from _struct import Struct
 from itertools import islice
 
 from rkt.linux import libc
@@ -19,25 +17,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rkt.linux.spill import Scratch, Table
-    from rkt.linux.userns import Range
-
 RESOLVE_NO_XDEV = 0x01
 _BELOW = libc.RESOLVE_BENEATH | libc.RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _MAX_OPEN = 64  # levels held open at a time while removing
-_FICLONE = 0x40049409
 _FS_IOC_GETFLAGS = 0x80086601
 _FS_IOC_SETFLAGS = 0x40086602
 _FS_PROTECTED_FL = 0x10 | 0x20  # immutable, append only
-_NOBODY = 65534
-_COPY_CHUNK = 1 << 20
-_NANO = 1_000_000_000
-_SETTINGS = Struct("<IIIqIqI")
 _MANY = 8192
 """Entries of a directory that are looked at together."""
 _FEW = 64
-_NO_CLONE = (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.ENOTTY, errno.EPERM)
 
 
 def open_below(dir_fd: int, path: str, flags: int = _DIR, mode: int = 0) -> int:
@@ -317,233 +306,3 @@ def _unpacked(data: bytes) -> list[str]:
     import zlib
 
     return zlib.decompress(data).decode("utf-8", "surrogateescape").split("\0")
-
-
-def is_kept_xattr(name: str) -> bool:
-    """Say whether an extended attribute belongs to a file's content, as for appc images."""
-    return name == "security.capability" or name.startswith("user.")
-
-
-def copy(source: str, target: str) -> None:
-    """Copy the content of a directory into an empty or new one, and its owner, mode and times.
-
-    Keeps owners, modes, times, hard links, holes and the extended attributes of files; shares
-    blocks where the file system can.
-    """
-    if not os.path.isdir(target):
-        os.mkdir(target, 0o700)
-    from rkt.linux import spill
-
-    src = os.open(source, _DIR | os.O_CLOEXEC)
-    try:
-        dst = os.open(target, _DIR | os.O_CLOEXEC)
-        try:
-            with spill.Scratch.within(target) as scratch:
-                _copy_content(src, dst, scratch)
-        finally:
-            os.close(dst)
-    finally:
-        os.close(src)
-
-
-def _copy_content(src: int, dst: int, scratch: Scratch) -> None:
-    from rkt.linux import spill
-
-    links: Table[int, bytes] = spill.texts(scratch)
-    directories: Table[bytes, bytes] = spill.texts(scratch)
-    for path, src_dir, entries in walk(src):
-        directories[os.fsencode(path)] = settings_of(os.fstat(src_dir))
-        dst_dir = open_below(dst, path or ".")
-        try:
-            for entry in entries:
-                name = entry.name
-                info = entry.stat(follow_symlinks=False)
-                if stat.S_ISDIR(info.st_mode):
-                    os.mkdir(name, 0o700, dir_fd=dst_dir)
-                    continue
-                if info.st_nlink > 1:
-                    first = links.get(info.st_ino)
-                    if first is not None:
-                        os.link(
-                            first, name, src_dir_fd=dst, dst_dir_fd=dst_dir, follow_symlinks=False
-                        )
-                        continue
-                    links[info.st_ino] = os.fsencode(f"{path}/{name}" if path else name)
-                copy_node(src_dir, dst_dir, name, info)
-        finally:
-            os.close(dst_dir)
-    for raw, settings in directories.items(reverse=True):
-        fd = open_below(dst, os.fsdecode(raw) or ".")
-        try:
-            set_directory(fd, settings)
-        finally:
-            os.close(fd)
-
-
-def shift_owners(path: str, users: Range, *, back: bool = False) -> None:
-    """Give everything in a tree to the users of a range: ID 0 to its first, and so on.
-
-    What belongs to an ID that the range has not goes to `nobody`.  Modes, times and capabilities of
-    files stay as they are.  With `back` it is undone; what is not of the range stays as it is.
-    """
-    from rkt.linux import spill
-
-    root = os.open(path, _DIR | os.O_CLOEXEC)
-    shift = _Unshift(users) if back else _Shift(users)
-    try:
-        with spill.Scratch.within(path) as scratch:
-            _shift_content(root, shift, spill.marks(scratch))
-    finally:
-        os.close(root)
-
-
-class _Shift:
-    """From the IDs of an image to those of a pod's range."""
-
-    def __init__(self, users: Range) -> None:
-        self._users = users
-
-    def owner(self, number: int) -> int:
-        return self._users.shift + (number if number < self._users.count else _NOBODY)
-
-    def capability(self, value: bytes) -> bytes:
-        """Make a file capability (version 2) count for the root of the range only (version 3)."""
-        if len(value) != 20 or value[3] != 2:
-            return value
-        return value[:3] + b"\x03" + value[4:] + self._users.shift.to_bytes(4, "little")
-
-
-class _Unshift(_Shift):
-    """From the IDs of a pod's range to those of an image."""
-
-    def owner(self, number: int) -> int:
-        inside = self._users.inside(number)
-        return number if inside < 0 else inside
-
-    def capability(self, value: bytes) -> bytes:
-        """Make a file capability of the range's root one of everybody's root."""
-        if value[3:4] != b"\x03" or value[20:] != self._users.shift.to_bytes(4, "little"):
-            return value
-        return value[:3] + b"\x02" + value[4:20]
-
-
-def _shift_content(root: int, shift: _Shift, seen: Table[int, bool]) -> None:
-    info = os.fstat(root)
-    times = (info.st_atime_ns, info.st_mtime_ns)
-    os.fchown(root, shift.owner(info.st_uid), shift.owner(info.st_gid))
-    for _, fd, entries in walk(root):
-        for entry in entries:
-            info = entry.stat(follow_symlinks=False)
-            if info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode):
-                if info.st_ino in seen:
-                    continue
-                seen[info.st_ino] = True
-            _shift_entry(fd, entry.name, info, shift)
-    os.utime(root, ns=times)  # a temporary file was there
-
-
-def _shift_entry(fd: int, name: str, info: os.stat_result, shift: _Shift) -> None:
-    uid, gid = shift.owner(info.st_uid), shift.owner(info.st_gid)
-    if not stat.S_ISREG(info.st_mode):
-        os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False)
-        if stat.S_ISDIR(info.st_mode):
-            os.chmod(name, stat.S_IMODE(info.st_mode), dir_fd=fd)
-        return
-    file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=fd)
-    try:
-        try:
-            capability = os.getxattr(file, "security.capability")
-        except OSError:
-            capability = b""
-        os.fchown(file, uid, gid)  # clears set-id bits and capabilities
-        os.fchmod(file, stat.S_IMODE(info.st_mode))
-        if capability:
-            os.setxattr(file, "security.capability", shift.capability(capability))
-    finally:
-        os.close(file)
-
-
-def settings_of(info: os.stat_result) -> bytes:
-    """Give owner, mode and times of a directory for `set_directory`."""
-    times = (*divmod(info.st_atime_ns, _NANO), *divmod(info.st_mtime_ns, _NANO))
-    return _SETTINGS.pack(info.st_uid, info.st_gid, stat.S_IMODE(info.st_mode), *times)
-
-
-def set_directory(fd: int, settings: bytes) -> None:
-    """Give a directory the owner, mode and times of another."""
-    uid, gid, mode, *times = _SETTINGS.unpack(settings)
-    os.fchown(fd, uid, gid)
-    os.fchmod(fd, mode)
-    os.utime(fd, ns=(times[0] * _NANO + times[1], times[2] * _NANO + times[3]))
-
-
-def copy_node(src_dir: int, dst_dir: int, name: str, info: os.stat_result) -> None:
-    """Copy anything but a directory to the same name in another directory."""
-    times = (info.st_atime_ns, info.st_mtime_ns)
-    if stat.S_ISREG(info.st_mode):
-        _copy_file(src_dir, dst_dir, name, info)
-        return
-    if stat.S_ISLNK(info.st_mode):
-        os.symlink(os.readlink(name, dir_fd=src_dir), name, dir_fd=dst_dir)
-    else:
-        os.mknod(name, info.st_mode, info.st_rdev, dir_fd=dst_dir)
-    os.chown(name, info.st_uid, info.st_gid, dir_fd=dst_dir, follow_symlinks=False)
-    if not stat.S_ISLNK(info.st_mode):
-        # chmod after chown, which clears set-id bits; nothing else can be at this name
-        os.chmod(name, stat.S_IMODE(info.st_mode), dir_fd=dst_dir)
-    os.utime(name, ns=times, dir_fd=dst_dir, follow_symlinks=False)
-
-
-def _copy_file(src_dir: int, dst_dir: int, name: str, info: os.stat_result) -> None:
-    src = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=src_dir)
-    try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        dst = os.open(name, flags, 0o600, dir_fd=dst_dir)
-        try:
-            if info.st_size:
-                copy_data(src, dst, info.st_size)
-            os.fchown(dst, info.st_uid, info.st_gid)
-            os.fchmod(dst, stat.S_IMODE(info.st_mode))
-            for attribute in os.listxattr(src):
-                if is_kept_xattr(attribute):
-                    os.setxattr(dst, attribute, os.getxattr(src, attribute))
-            os.utime(dst, ns=(info.st_atime_ns, info.st_mtime_ns))
-        finally:
-            os.close(dst)
-    finally:
-        os.close(src)
-
-
-def copy_data(src: int, dst: int, size: int) -> None:
-    """Copy a file's bytes to an empty file: shared blocks, else in the kernel, else by hand."""
-    try:
-        fcntl.ioctl(dst, _FICLONE, src)
-        return
-    except OSError as err:
-        if err.errno not in _NO_CLONE:
-            raise
-    at = 0
-    while at < size:
-        try:
-            start = os.lseek(src, at, os.SEEK_DATA)
-        except OSError as err:
-            if err.errno == errno.ENXIO:  # only a hole follows
-                break
-            raise
-        end = os.lseek(src, start, os.SEEK_HOLE)
-        _copy_range(src, dst, start, min(end, size))
-        at = end
-    os.ftruncate(dst, size)
-
-
-def _copy_range(src: int, dst: int, start: int, end: int) -> None:
-    while start < end:
-        try:
-            done = os.copy_file_range(src, dst, end - start, start, start)
-        except OSError as err:
-            if err.errno not in _NO_CLONE:
-                raise
-            done = os.pwrite(dst, os.pread(src, min(end - start, _COPY_CHUNK), start), start)
-        if done == 0:
-            raise OSError(errno.EIO, "file became shorter while it was copied")
-        start += done

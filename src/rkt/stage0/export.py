@@ -7,7 +7,7 @@ import os
 from rkt.errors import KernelError, PodStateError, RktError
 from rkt.image import render
 from rkt.image.build import build_aci
-from rkt.linux import atomic, mounts, tree, userns
+from rkt.linux import atomic, mounts, owners, userns
 from rkt.pod import state
 from rkt.schema.image import decode_image_manifest
 from rkt.stage0 import privateusers
@@ -112,7 +112,7 @@ def _copy_back(pod: Pod, app: str, root: str, target: str, users: Range) -> None
     """
     _enter(pod, app, root)
     render.copy_tree(root, target)
-    tree.shift_owners(target, users, back=True)
+    owners.shift(target, users, back=True)
 
 
 def _bind(pod: Pod, app: str, root: str, target: str) -> None:

@@ -133,9 +133,9 @@ class Preparer:
         else:
             render.copy_tree(tree.rootfs, rootfs)
             if users is not None:
-                from rkt.linux.tree import shift_owners
+                from rkt.linux import owners
 
-                shift_owners(rootfs, users)
+                owners.shift(rootfs, users)
 
 
 def _private_users(pod: Pod, data_dir: str) -> Range:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from rkt import log
 from rkt.errors import KernelError, LockedError, StoreError
-from rkt.linux import libc, lock, tree
+from rkt.linux import libc, lock, tree, treecopy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def open_stable(path: str, private: str) -> BinaryIO | None:
         copy = os.open(private, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
         file = os.fdopen(copy, "rb", buffering=0)
         try:
-            tree.copy_data(fd, copy, info.st_size)
+            treecopy.copy_data(fd, copy, info.st_size)
             file.seek(0)
         except BaseException:
             file.close()
