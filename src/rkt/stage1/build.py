@@ -56,7 +56,7 @@ class Flavor:
 _NSPAWN = ("nspawn", "machine", "unit", "unitproperties")
 FLAVORS = {
     "oci": Flavor(const.STAGE1_OCI_NAME, 6, ENTRYPOINTS,
-                  without=("build", "fly", "flyexec", "flymounts", *_NSPAWN)),
+                  without=("build", "called", "fly", "flyexec", "flymounts", *_NSPAWN)),
     "fly": Flavor(const.STAGE1_FLY_NAME, 5, {
         **{name: ENTRYPOINTS[name] for name in ("enter", "gc", "stop", "attach")},
         "run": ("run", "fly"),

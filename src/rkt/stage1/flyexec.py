@@ -13,54 +13,39 @@ from __future__ import annotations
 
 import os
 
-from rkt import quickjson
 from rkt.errors import KernelError, RktError, UsageError, describe
 from rkt.linux import atomic, libc, sig
-from rkt.stage1 import capabilities, contract, launch, manifest
+from rkt.stage1 import called, capabilities, manifest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-_VALUES = ("root", "log", "log-format", "bundle", "pid-file", "console-socket", "process",
-           "preserve-fds")  # fmt: skip
-_SWITCHES = ("detach", "force")
 _WORD = 4096
 
 
 def main(argv: list[str]) -> int:
     """Start a process, become one, or forget one."""
-    return launch.guarded(_main, argv)
+    return called.guarded("fly", _serve, argv)
 
 
-def _main(argv: list[str]) -> int:
-    words, flags = contract.split_flags(argv[1:], (*_VALUES, *_SWITCHES), _SWITCHES)
-    values = dict(flags)
-    verb, ident = words if len(words) == 2 else ("", "")
-    if "/" in ident or verb not in ("run", "exec", "delete"):
-        raise UsageError("fly: usage: fly --root DIR run|exec|delete [FLAGS] ID")
-    try:
-        if verb == "run":
-            bundle = values["bundle"]
-            config = manifest.read_json(f"{bundle}/config.json", f'configuration of "{ident}"')
-            start = Start(config, config)
-            if "preserve-fds" in values:
-                start.sockets, start.socket_names = _sockets(config)
-            start_beside(start, values["pid-file"], values.get("console-socket", ""))
-        elif verb == "exec":
-            base = os.path.dirname(values["root"])
-            path = f"{base}/bundle/{ident}/config.json"
-            config = manifest.read_json(path, f'configuration of "{ident}"')
-            process = manifest.read_json(values["process"], "process")
-            start = Start(config, {"process": process})
-            if "detach" not in values:
-                start.become()
-            start_beside(start, values["pid-file"], "")
-    except RktError as err:
-        if "log" in values:
-            entry = quickjson.dumps({"level": "error", "msg": describe(err)})
-            atomic.write_file(values["log"], entry.encode(), durable=False)
-        raise
+def _serve(verb: str, ident: str, values: dict[str, str]) -> int:
+    if verb == "run":
+        bundle = values["bundle"]
+        config = manifest.read_json(f"{bundle}/config.json", f'configuration of "{ident}"')
+        start = Start(config, config)
+        if "preserve-fds" in values:
+            start.sockets, start.socket_names = _sockets(config)
+        start_beside(start, values["pid-file"], values.get("console-socket", ""))
+    elif verb == "exec":
+        base = os.path.dirname(values["root"])
+        path = f"{base}/bundle/{ident}/config.json"
+        config = manifest.read_json(path, f'configuration of "{ident}"')
+        process = manifest.read_json(values["process"], "process")
+        start = Start(config, {"process": process})
+        if "detach" not in values:
+            start.become()
+        start_beside(start, values["pid-file"], "")
     return 0
 
 

@@ -15,10 +15,9 @@ import os
 import struct
 import termios
 
-from rkt import quickjson
-from rkt.errors import KernelError, PodStateError, RktError, UsageError, describe
+from rkt.errors import KernelError, PodStateError, RktError, describe
 from rkt.linux import atomic, libc, sig
-from rkt.stage1 import children, contract, dbus, flyexec, launch, manifest, unitproperties
+from rkt.stage1 import called, children, dbus, flyexec, manifest, unitproperties
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,9 +26,6 @@ if TYPE_CHECKING:
 
     from rkt.stage1.unitproperties import Property
 
-_VALUES = ("root", "log", "log-format", "bundle", "pid-file", "console-socket", "process",
-           "preserve-fds")  # fmt: skip
-_SWITCHES = ("detach", "force")
 _NAME = "org.freedesktop.systemd1"
 _PATH = "/org/freedesktop/systemd1"
 _MANAGER = f"{_NAME}.Manager"
@@ -57,30 +53,19 @@ _SPACES = (
 
 def main(argv: list[str]) -> int:
     """Start an app, start or become a process beside it, or forget it."""
-    return launch.guarded(_main, argv)
+    return called.guarded("unit", _serve, argv)
 
 
-def _main(argv: list[str]) -> int:
-    words, flags = contract.split_flags(argv[1:], (*_VALUES, *_SWITCHES), _SWITCHES)
-    values = dict(flags)
-    verb, ident = words if len(words) == 2 else ("", "")
-    if "/" in ident or verb not in ("run", "exec", "delete"):
-        raise UsageError("unit: usage: unit --root DIR run|exec|delete [FLAGS] ID")
-    try:
-        base = os.path.dirname(values["root"])
-        bundle = values.get("bundle") or f"{base}/bundle/{ident}"
-        config = manifest.read_json(f"{bundle}/config.json", f'configuration of "{ident}"')
-        if verb == "exec":
-            return _exec(bundle, values)
-        if verb == "run":
-            _run(ident, bundle, config, values)
-        else:
-            _delete(bundle, config)
-    except RktError as err:
-        if "log" in values:
-            entry = quickjson.dumps({"level": "error", "msg": describe(err)})
-            atomic.write_file(values["log"], entry.encode(), durable=False)
-        raise
+def _serve(verb: str, ident: str, values: dict[str, str]) -> int:
+    base = os.path.dirname(values["root"])
+    bundle = values.get("bundle") or f"{base}/bundle/{ident}"
+    config = manifest.read_json(f"{bundle}/config.json", f'configuration of "{ident}"')
+    if verb == "exec":
+        return _exec(bundle, values)
+    if verb == "run":
+        _run(ident, bundle, config, values)
+    else:
+        _delete(bundle, config)
     return 0
 
 
