@@ -239,6 +239,11 @@ def test_links_to_what_is_replaced_in_the_same_layer(rkt: RktContext) -> None:
         [top().file("a", "1").link("b", "a").link("c", "b").link("b", "c").file("b", "2")],
         [two, top().link("a", "b/b").link("c", "a").link("d", "a").file("a", "2")],
     ]
+    # directories that are listed again, in the place of something else
+    for below in (top().file("d", "1"), top().symlink("d", "/e").directory("e"), top()):
+        again = top().directory("d", mode=0o700).file("d/x", "2").directory("d/y")
+        again.directory("d").file("d/y/z", "3").directory("d/y", mode=0o711)
+        cases.append([below, again])
     for number, layers in enumerate(cases):
         layout = Image(layers).write(f"{rkt.files}/links-{number}")
         compare(rkt, f"oci:{layout}", f"{layout}:latest")

@@ -60,11 +60,12 @@ class Outcome:
         self.replaced: Table[bytes, bool] = marks(scratch, room=_ROOM)
         """Further names of such files that an entry of the layer replaces."""
         self.cleared: Table[bytes, bool] = marks(scratch, room=_ROOM)
-        """Directories in the place of something of the same layer: nothing of lower ones is left
-        in them."""
+        """Directories in the place of something of the same layer, or listed again after something
+        was put into them: nothing that lower layers have at their place is left."""
         self.needs_lower = False
-        """Whether something took the place of a directory that no entry makes: what was put into
-        that went elsewhere if it is a symbolic link in a lower layer."""
+        """Whether something took the place of a directory that no entry makes, or a directory is
+        listed again: what was put into it went elsewhere if it is a symbolic link in a lower
+        layer."""
 
     @property
     def is_plain(self) -> bool:
@@ -113,6 +114,8 @@ class Merged:
         self._links = _Links(scratch)
         self._copied: Table[bytes, int] = numbers(scratch, room=_ROOM)
         """Of content copied from a lower layer: the entry that makes it so."""
+        self._replacing: Table[bytes, bool] = marks(scratch, room=_ROOM)
+        """Directories of this layer in the place of something else of a lower one."""
         self._adding: tuple[int, Node] | None = None
         """Number and node of the hard link that is about to be put into the tree."""
         self._outcome = Outcome(scratch)
@@ -123,6 +126,7 @@ class Merged:
         self._layer += 1
         self._cache.clear()
         self._copied = numbers(self._scratch, room=_ROOM)
+        self._replacing = marks(self._scratch, room=_ROOM)
         self._outcome = outcome = Outcome(self._scratch)
         for path in index.whiteouts:
             self._whiteout(path)
@@ -187,6 +191,7 @@ class Merged:
         if kind == tar.DIRECTORY and isinstance(old, Node) and old.kind == tar.DIRECTORY:
             if old.layer == self._layer and not old.implied:
                 self._outcome.skipped[old.ordinal] = True
+                self._repeated(place)
             old.layer, old.ordinal, old.implied = self._layer, ordinal, False
             self._names.put(where, base, old)
             self.bare.pop(place)
@@ -200,12 +205,23 @@ class Merged:
         if old is not None:
             if kind == tar.DIRECTORY and self._is_own(whole(old)):
                 self._outcome.cleared[place] = True
+            elif kind == tar.DIRECTORY:
+                self._replacing[place] = True
             self._drop(old, place)
         self._adding = None
         if node is None and kind == tar.FILE:
             self._names.put(where, base, packed(self._layer, ordinal))
             return
         self._names.put(where, base, node or Node(kind, self._layer, ordinal, link))
+
+    def _repeated(self, place: bytes) -> None:
+        """Note a directory whose first entry, which counts no more, is not there to replace what a
+        lower layer has at its place before something is put into it.
+        """
+        if self._names.has_children(place):
+            self._outcome.needs_lower = True
+            if place in self._replacing:
+                self._outcome.cleared[place] = True
 
     def _hard_link(self, ordinal: int, place: bytes, link: bytes) -> Node | None:
         parent, _, base = link.rpartition(b"/")

@@ -112,6 +112,12 @@ class Names:
                 return
             yield key[len(prefix) :], held
 
+    def has_children(self, parent: bytes) -> bool:
+        """Say whether there is anything in a directory."""
+        if self._table is None:
+            return bool(self._directories.get(parent))
+        return next(self.children(parent), None) is not None
+
     def below(self, top: bytes) -> Iterator[tuple[bytes, Held]]:
         """Give the path of everything below one, a directory before what is in it."""
         stack = [(top, self.children(top))]
