@@ -32,12 +32,15 @@ def divert(writer: Callable[[str], None] | None) -> None:
 
 
 def plain(text: str) -> None:
-    """Write a line to stderr without the prefix."""
+    """Write a line to stderr without the prefix; that nobody can read it stops nothing."""
     if _Level.writer is not None:
         _Level.writer(text + "\n")
         return
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    try:
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+    except OSError:
+        pass
 
 
 def info(text: str) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from subprocess import PIPE
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import pytest
 
@@ -110,3 +115,29 @@ def test_a_file_of_uuids_that_cannot_be_read(
         .splitlines()[0]
         .endswith('pod: no matches found for "ff"')
     )
+
+
+def on_full_stream(number: int, *args: str) -> tuple[int, str]:
+    """Run a rkt of its own with stdout (1) or stderr (2) on a full disk; gives the other one."""
+    code = f"import sys; sys.path[:0] = {sys.path!r}; from rkt.cli.main import leave, main; "
+    code += "leave(main(sys.argv[1:]))"
+    with open("/dev/full", "w", encoding="ascii") as full:
+        streams = {1: full if number == 1 else PIPE, 2: full if number == 2 else PIPE}
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", code, *args], stdout=streams[1], stderr=streams[2],
+            text=True, check=False,
+        )  # fmt: skip
+    return done.returncode, done.stderr if number == 1 else done.stdout
+
+
+@pytest.mark.parametrize("args", [["version"], ["help"], ["list"], ["list", "--help"]])
+def test_an_answer_that_cannot_be_written_is_a_failure(args: list[str], tmp_path: Path) -> None:
+    text = "rkt: cannot write to stdout: No space left on device\n"
+    assert on_full_stream(1, f"--dir={tmp_path}", *args) == (254, text)
+
+
+def test_a_message_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:
+    assert on_full_stream(2, "nosuch") == (254, "")
+    (tmp_path / "pods/run" / str(uuid4())).mkdir(parents=True)
+    assert on_full_stream(2, f"--dir={tmp_path}", "gc") == (0, "")
+    assert len(os.listdir(tmp_path / "pods/exited-garbage")) == 1

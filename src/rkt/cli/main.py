@@ -25,7 +25,9 @@ def main(argv: Sequence[str], *, lib_dir: str = const.LIB_DIR) -> int:
     """
     _have_streams()
     try:
-        return _dispatch(list(argv), lib_dir)
+        status = _dispatch(list(argv), lib_dir)
+        _flush()
+        return status
     except errors.UsageError as err:
         log.info(errors.describe(err, debug=log.is_debug()))
         _help_after(err)
@@ -53,10 +55,22 @@ def leave(status: int) -> NoReturn:
     """End the process without the interpreter's unwinding, which takes as long as its start."""
     try:
         sys.stdout.flush()
-        sys.stderr.flush()
-    except BrokenPipeError:
+    except OSError:
         status = errors.EXIT_FAILURE
+    try:
+        sys.stderr.flush()
+    except OSError:
+        pass
     os._exit(status)  # noqa: TID251 - nothing is left to unwind
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as err:
+        raise errors.KernelError("cannot write to stdout", err) from err
 
 
 def _have_streams() -> None:
@@ -164,7 +178,6 @@ def _run(module: ModuleType, entry: Entry, parsed: Parsed, lib_dir: str) -> int:
         raise errors.RktError("cannot run as unprivileged user")
     _unwind_when_asked_to_end()
     status: int = module.run(context, parsed)
-    sys.stdout.flush()
     return status
 
 
