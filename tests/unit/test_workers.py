@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from contextlib import closing
@@ -13,7 +14,7 @@ import pytest
 from rkt.linux.workers import Gone, spread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 ITEMS = [f"item-{number}" for number in range(50)]
 
@@ -97,3 +98,28 @@ def test_a_child_that_is_killed() -> None:
 def test_who_stops_reading_leaves_no_child() -> None:
     with closing(spread(ITEMS, twice, 4)) as said:
         next(said)
+
+
+def refuse(allowed: int) -> Callable[[], int]:
+    """Give a fork that works so often, and then finds the system full."""
+    fork, left = os.fork, iter(range(allowed))
+
+    def limited() -> int:
+        if next(left, None) is None:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return fork()
+
+    return limited
+
+
+@pytest.mark.parametrize(("allowed", "workers"), [(2, 2), (0, 1)])
+def test_as_many_children_as_the_system_lets_have(
+    allowed: int, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fork", refuse(allowed))
+    said = [text.rsplit(" ", 1) for text in spread(ITEMS, twice, 4)]
+    assert sorted(text for text, _ in said) == sorted(
+        f"{item} {part}" for item in ITEMS for part in (1, 2)
+    )
+    pids = {pid for _, pid in said}
+    assert (len(pids), str(os.getpid()) in pids) == (workers, allowed == 0)

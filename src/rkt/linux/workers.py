@@ -12,13 +12,12 @@ from __future__ import annotations
 import os
 import select
 import socket
-from itertools import islice
 
 from rkt.linux import libc, sig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
 _LENGTH = 8
 _MAX_FDS = 4
@@ -47,10 +46,11 @@ class Worker:
 
 
 def spread(
-    items: Iterable[str], work: Callable[[str], Iterator[str]], count: int
+    items: Sequence[str], work: Callable[[str], Iterator[str]], count: int
 ) -> Generator[str, None, None]:
     """Have child processes go through items, as many at a time; yield what `work` yields of each.
 
+    Where the system lets have fewer children there are fewer, and without any this process works.
     What one item yields keeps its order and comes at once.  Raises Gone, and RuntimeError with the
     traceback of what `work` raised; all children have ended then.
     """
@@ -58,11 +58,17 @@ def spread(
     children: dict[int, _Child] = {}
     poll = select.poll()
     try:
-        for item in islice(todo, count):
-            child = _Child(lambda stream: _work_off(stream, work))
+        for _ in range(min(count, len(items))):
+            try:
+                child = _Child(lambda stream: _work_off(stream, work))
+            except OSError:  # too many processes, or open files
+                break
             children[child.fd] = child
             poll.register(child.fd, select.POLLIN)
-            child.send(os.fsencode(item))
+            child.send(os.fsencode(next(todo)))
+        if not children:
+            for item in todo:
+                yield from work(item)
         while children:
             for fd, _ in poll.poll():
                 said = children[fd].receive()
@@ -88,7 +94,12 @@ class _Child:
         self._stream, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self.fd = self._stream.fileno()
         parent = os.getpid()
-        self.pid = os.fork()
+        try:
+            self.pid = os.fork()
+        except OSError:
+            self._stream.close()
+            theirs.close()
+            raise
         if self.pid == 0:
             status = 1
             try:
