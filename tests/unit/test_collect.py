@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -79,6 +80,19 @@ def test_one_that_stays_does_not_keep_the_others(
     why = f'pod "{pods[3]}": cannot unmount "/x"'
     assert said["failed"] == [f'unable to remove pod "{pods[3]}": {why}']
     assert os.listdir(tmp_path / "pods/exited-garbage") == [pods[3]]
+
+
+def test_what_the_kernel_refuses_is_said_in_words(
+    tmp_path: Path, said: dict[str, list[str]], pods: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: object, **_more: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", "stage1")
+
+    monkeypatch.setattr(remove, "discard", refuse)
+    collector(tmp_path, said).sweep(0, "0s")
+    assert sorted(said["failed"]) == sorted(
+        f'unable to remove pod "{uuid}": "stage1": Operation not permitted' for uuid in pods
+    )
 
 
 def test_a_failure_that_nobody_expected_is_not_lost(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from rkt.errors import LockedError, NotFound, RktError
+from rkt.errors import LockedError, NotFound, RktError, describe
 from rkt.pod import lifecycle, state
 from rkt.stage0 import remove
 
@@ -93,7 +93,7 @@ class Collector:
             remove.discard(pod, local_config=self._local_config, debug=self._debug)
         except (RktError, OSError) as err:
             # One pod that cannot be deleted must not keep the others; it stays for the next pass.
-            yield "failed", f'unable to remove pod "{pod.uuid}": {err}'
+            yield "failed", f'unable to remove pod "{pod.uuid}": {describe(err)}'
 
     def _idle(self, where: str) -> Iterator[Pod]:
         """Yield each pod that nobody is using and that is still in that directory.
