@@ -86,10 +86,12 @@ def choose(pod_dir: str, layout: cgroup.Layout, wanted: str, have: tuple[str, ..
             raise NotFound(f'OCI runtime "{wanted}": no such program', hint=_HINT)
         if os.path.basename(path) == "crun":
             hide_unified(layout)
+            catch_directories(layout)
         return Runtime(path, pod_dir)
     crun = proc.find_program("crun", _SEARCH)
     runc = proc.find_program("runc", _SEARCH)
     if crun and (not runc or (_crun_may_work(layout, have) and hide_unified(layout))):
+        catch_directories(layout)
         return Runtime(crun, pod_dir)
     if runc:
         return Runtime(runc, pod_dir)
@@ -108,12 +110,34 @@ def hide_unified(layout: cgroup.Layout) -> bool:
     if not cgroup.has_controllers(_UNIFIED):
         return True
     try:
-        libc.mount("tmpfs", _UNIFIED, "tmpfs", 0, "size=64k,mode=755")
+        _cover(_UNIFIED)
     except OSError as err:
         log.debug(f'cannot hide "{_UNIFIED}": {err.strerror}')
         return False
     layout.hierarchies.remove(_UNIFIED)
     return True
+
+
+def catch_directories(layout: cgroup.Layout) -> None:
+    """Let what crun makes where a version 1 hierarchy is not mounted end with this mount namespace.
+
+    /proc/self/cgroup names such a hierarchy all the same, and the directories that crun makes for
+    it would stay in the host's file system, where nobody looks for them.
+    """
+    if layout.unified or not layout.hierarchies:
+        return
+    with os.scandir(cgroup.ROOT) as entries:
+        places = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    for place in places:
+        if not os.path.ismount(place):
+            try:
+                _cover(place)
+            except OSError as err:
+                log.debug(f'cannot cover "{place}": {err.strerror}')
+
+
+def _cover(place: str) -> None:
+    libc.mount("tmpfs", place, "tmpfs", 0, "size=64k,mode=755")
 
 
 def write_bundle(path: str, config: dict[str, object]) -> None:
