@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
 
-from rkt.errors import RktError
+from rkt.errors import RktError, describe
 from rkt.linux import lock
 from rkt.pod import lifecycle
 from rkt.stage0 import collect, remove
@@ -104,6 +105,19 @@ def test_a_failure_that_nobody_expected_is_not_lost(
     monkeypatch.setattr(remove, "discard", fail)
     with pytest.raises(RuntimeError, match=r"ValueError: .*-"):
         collector(tmp_path, said).sweep(0, "0s")
+    assert len(os.listdir(tmp_path / "pods/exited-garbage")) == len(pods)
+
+
+def test_a_killed_child_is_one_line(
+    tmp_path: Path, said: dict[str, list[str]], pods: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_args: object, **_more: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(remove, "discard", die)
+    with pytest.raises(RktError) as caught:
+        collector(tmp_path, said).sweep(0, "0s")
+    assert describe(caught.value) == "cannot collect all pods: a worker process died"
     assert len(os.listdir(tmp_path / "pods/exited-garbage")) == len(pods)
 
 

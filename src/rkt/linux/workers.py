@@ -116,15 +116,15 @@ class _Child:
         try:
             socket.send_fds(self._stream, [_head(data)], list(fds))
             self._stream.sendall(data)
-        except OSError as err:
-            raise Gone("a worker process died") from err
+        except OSError:
+            raise Gone("a worker process died") from None
 
     def receive(self) -> bytes:
         """Wait for a frame.  Raises Gone."""
         try:
             return _receive_frame(self._stream)
-        except (OSError, EOFError) as err:
-            raise Gone("a worker process died") from err
+        except (OSError, EOFError):
+            raise Gone("a worker process died") from None
 
     def close(self) -> None:
         """End it, whatever it is doing."""

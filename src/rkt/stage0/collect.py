@@ -129,7 +129,7 @@ def _each(uuids: list[str], work: Callable[[str], Iterator[str]]) -> Iterator[st
     try:
         yield from spread(uuids, work, count)
     except Gone as err:
-        raise RktError(f"cannot collect all pods: {err}") from err
+        raise RktError(f"cannot collect all pods: {err}", hint="run the command again") from err
 
 
 def _move(pod: Pod, to: str, *, durable: bool = True) -> bool:
