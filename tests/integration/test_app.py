@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import time
@@ -411,6 +413,53 @@ def test_an_app_that_ignores_sigterm_is_killed(rkt: RktContext) -> None:
     pod.app("start")
     pod.app("rm")
     assert pod.states() == {}
+    pod.end()
+
+
+@pytest.mark.parametrize("verb", ["stop", "rm"])
+def test_an_app_that_is_being_stopped_cannot_be_started(rkt: RktContext, verb: str) -> None:
+    pod = Sandbox(rkt)
+    go_on = "while ! [ -e /go ]; do sleep 0.05; done"
+    pod.sh(
+        "s",
+        f"trap 'touch /asked; {go_on}; exit 3' TERM; touch /ready; while :; do sleep 0.05; done",
+    )
+    pod.rkt.wait_for(lambda: _inside(pod, "s", "ls /ready || true") != "")
+    ending = rkt.spawn("app", verb, pod.uuid, "--app=s")
+    pod.rkt.wait_for(lambda: _inside(pod, "s", "ls /asked || true") != "")
+    text = 'rkt: error starting app: app "s" is still being stopped'
+    assert error(pod.app("start", status=254)) == text
+    _inside(pod, "s", "touch /go")
+    _succeed([ending])
+    assert pod.states() == ({"s": "exited"} if verb == "stop" else {})
+    if verb == "stop":
+        pod.app("start")
+    pod.end()
+
+
+def test_a_start_that_was_stopped_leaves_nothing(rkt: RktContext) -> None:
+    """It is stopped while the runtime still forgets the container of the round before."""
+    real = next(path for name in ("crun", "runc") if (path := shutil.which(name)))
+    wrapper, held = f"{rkt.files}/{os.path.basename(real)}", f"{rkt.files}/held"
+    with open(wrapper, "w") as file:
+        file.write(
+            f'#!/bin/sh\ncase "$*" in *" delete "*) touch {held}; while [ -e {held} ]; do\n'
+            f'sleep 0.05; done ;; esac\nexec {real} "$@"\n'
+        )
+    os.chmod(wrapper, 0o755)
+    rkt.env["RKT_OCI_RUNTIME"] = wrapper
+    pod = Sandbox(rkt)
+    pod.sh("s", "exit 7")
+    pod.wait_state("s", "exited")
+    directory = rkt.pod_dir(pod.uuid)
+    start = rkt.spawn("app", "start", pod.uuid, "--app=s")
+    rkt.wait_for(lambda: os.path.exists(held))
+    stop = rkt.spawn("app", "stop", pod.uuid, "--app=s")
+    rkt.wait_for(lambda: glob.glob(f"{directory}/overlay/*/upper/rkt/status/s") != [])
+    os.unlink(held)
+    assert (start.wait(60), stop.wait(60)) == (254, 0)
+    pod.app("rm")
+    assert os.listdir(f"{directory}/bundle") == []
     pod.end()
 
 

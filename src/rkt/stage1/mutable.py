@@ -78,6 +78,14 @@ class Entry:
         return self.run is not None and not self.run.ended
 
     @property
+    def ending(self) -> bool:
+        """Whether the app was asked to end, or did, and something of it is still there."""
+        if self.run is None:
+            return False
+        asked = any(what != "start" for what, _ in self.waiting)
+        return asked or not (self.alive or self.swept)
+
+    @property
     def state(self) -> str:
         """What the app does, in a word."""
         if self.run is None:
@@ -250,9 +258,9 @@ class Operations:
 
     def _start(self, name: str, _request: Message, reply: Reply) -> None:
         entry = self._entry(name)
+        if entry.ending:
+            raise PodStateError(f'app "{name}" is still being stopped')
         if not entry.alive:
-            if entry.run is not None and not entry.swept:
-                raise PodStateError(f'app "{name}" is still being stopped')
             self._begin(entry, name)
         entry.waiting.append(("start", reply))
 

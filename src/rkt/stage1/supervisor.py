@@ -393,7 +393,7 @@ class Supervisor:
         try:
             if app.idents:
                 app.step = "delete"
-                argv = self.runtime.delete_argv(app.idents.pop())
+                argv = self.runtime.delete_argv(app.idents[-1])
                 null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
                 try:
                     app.starter = self.children.spawn(
@@ -417,6 +417,7 @@ class Supervisor:
     def _forgotten(self, app: AppRun) -> None:
         app.starter = 0
         if app.between and self.init_alive and not self._ending:
+            app.idents.pop()  # else its bundle is still to be removed
             self._again(app)
 
     def _conclude(self, app: AppRun) -> None:
