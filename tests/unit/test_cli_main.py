@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from subprocess import PIPE
@@ -141,3 +142,22 @@ def test_a_message_that_cannot_be_written_changes_nothing(tmp_path: Path) -> Non
     (tmp_path / "pods/run" / str(uuid4())).mkdir(parents=True)
     assert on_full_stream(2, f"--dir={tmp_path}", "gc") == (0, "")
     assert len(os.listdir(tmp_path / "pods/exited-garbage")) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_who_ends_a_command_reads_what_it_did(number: signal.Signals, tmp_path: Path) -> None:
+    code = (
+        f"import os, sys; sys.path[:0] = {sys.path!r}\n"
+        "from rkt.cli import output\n"
+        "from rkt.cli.cmd import list as command\n"
+        "from rkt.cli.main import leave, main\n"
+        "def run(context, args):\n"
+        "    output.line('done so far')\n"
+        f"    os.kill(os.getpid(), {int(number)})\n"
+        "command.run = run\n"
+        f"leave(main(['--dir={tmp_path}', 'list']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-number, "done so far\n", "")

@@ -38,7 +38,7 @@ def main(argv: Sequence[str], *, lib_dir: str = const.LIB_DIR) -> int:
     except KeyboardInterrupt:
         _die_of_sigint()
     except _Ended as end:
-        os.kill(os.getpid(), end.number)
+        _die_of(end.number)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return errors.EXIT_FAILURE
@@ -125,7 +125,16 @@ def _die_of_sigint() -> None:
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    os.kill(os.getpid(), signal.SIGINT)
+    _die_of(signal.SIGINT)
+
+
+def _die_of(number: int) -> None:
+    """Send a signal to this process, once what it did so far can be read."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        pass
+    os.kill(os.getpid(), number)
 
 
 def _help_after(err: errors.UsageError) -> None:
