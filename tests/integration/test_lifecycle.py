@@ -59,6 +59,8 @@ def test_status_and_waiting(rkt: RktContext) -> None:
     lines = rkt.rkt("status", uuid[:8]).stdout.splitlines()
     pid = int(dict(line.split("=", 1) for line in lines)["pid"])
     assert lines[:3] == ["state=running", f"pid={pid}", "exited=false"]
+    again = rkt.rkt("run-prepared", uuid, status=254)
+    assert again.stderr == f'rkt: pod "{uuid}" is not prepared\n'
     with open(f"/proc/{pid}/status") as file:
         assert re.search(r"^NSpid:\t\d+\t1$", file.read(), re.MULTILINE)
     result = rkt.rkt("status", "--wait=300ms", uuid, status=254)

@@ -25,8 +25,9 @@ def test_a_new_pod_is_preparing_and_locked(data: str) -> None:
     with lifecycle.create(data) as pod, _second(pod) as other:
         assert pod.where == state.PREPARE
         assert other.state() == "preparing"
-        with pytest.raises(LockedError, match=pod.uuid):
+        with pytest.raises(LockedError) as caught:
             other.lock()
+        assert caught.value.message == f'pod "{pod.uuid}" is locked by another process'
 
 
 @pytest.mark.parametrize(

@@ -71,15 +71,14 @@ class Pod:
         start = time.monotonic()
         while True:
             try:
-                lock.acquire(
-                    self.fd, exclusive=exclusive, blocking=blocking, what=f"pod {self.uuid}"
-                )
+                lock.acquire(self.fd, exclusive=exclusive, blocking=blocking)
                 break
             except LockedError:
                 patience = _HOLD_ON if lock.is_locked(self.fd) else _READERS
                 if time.monotonic() - start > patience:
                     self._look_again()
-                    raise
+                    text = f'pod "{self.uuid}" is locked by another process'
+                    raise LockedError(text) from None
                 time.sleep(0.002)
         self._look_again()
 

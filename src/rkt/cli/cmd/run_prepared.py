@@ -6,7 +6,7 @@ from rkt.cli.cmd.run import begin
 from rkt.cli.flags import Command
 from rkt.cli.podflags import START_FLAGS, run_request
 from rkt.cli.uuids import find_pod
-from rkt.errors import PodStateError, RktError, UsageError
+from rkt.errors import LockedError, PodStateError, RktError, UsageError
 from rkt.linux.mounts import overlay_obstacle
 from rkt.pod import state
 
@@ -31,7 +31,11 @@ def run(context: Context, args: Parsed) -> int:
         raise UsageError("exactly one UUID is needed", command="run-prepared")
     request = run_request(context, args)
     pod = find_pod(context, args.words[0])
-    pod.lock()
+    try:
+        pod.lock()
+    except LockedError:
+        if pod.where == state.PREPARED:
+            raise
     if pod.where != state.PREPARED:
         raise PodStateError(f'pod "{pod.uuid}" is not prepared')
     if request.interactive and len(app_names(pod)) != 1:
