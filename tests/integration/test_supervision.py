@@ -87,6 +87,14 @@ def test_detached(rkt: RktContext, image: str) -> None:
     assert status(rkt, uuid)["app-reason"] == ("killed by SIGTERM: the pod was stopped by SIGTERM")
 
 
+def test_a_detached_pod_holds_nothing_of_its_caller(rkt: RktContext, image: str) -> None:
+    """The pipe ends, as any lock that the caller holds, with the caller."""
+    argv = rkt.argv(OPEN, "run", "--detach", "--pod-name=p", image, *SHELL, "sleep 1000")
+    assert rkt.run(["sh", "-c", '{ "$@"; } 7>&1 >/dev/null | cat', "sh", *argv]).status == 0
+    assert rkt.pod_state("p") == "running"
+    end(rkt, "p")
+
+
 def test_detached_from_a_closed_terminal(rkt: RktContext, image: str) -> None:
     terminal = rkt.terminal(OPEN, "run", "-d", "--pod-name=p", image, *SHELL, "sleep 1000")
     assert terminal.wait() == 0

@@ -28,7 +28,8 @@ def part(pod: Pod, request: RunRequest) -> int | None:
     """Fork: None in the child, which goes on to start the pod; in the caller an exit status.
 
     The child has a session of its own and /dev/null for stdin and stdout; its stderr stays the
-    caller's until the apps run, so that whatever goes wrong before is seen there.
+    caller's until the apps run, so that whatever goes wrong before is seen there.  Stage1 gets no
+    other descriptor of the caller's: it would hold its locks and pipes as long as the pod lives.
     """
     ready_r, ready_w = os.pipe()
     sys.stdout.flush()
@@ -40,6 +41,7 @@ def part(pod: Pod, request: RunRequest) -> int | None:
         os.dup2(null, 0)
         os.dup2(null, 1)
         os.close(null)
+        _let_go()
         request.ready_fd = ready_w
         return None
     os.close(ready_w)
@@ -58,3 +60,14 @@ def part(pod: Pod, request: RunRequest) -> int | None:
         return 0
     os.waitpid(child, 0)
     return EXIT_FAILURE
+
+
+def _let_go() -> None:
+    """Close what the caller passed on at the next exec; rkt's own descriptors already are so."""
+    for name in os.listdir("/proc/self/fd"):
+        fd = int(name)
+        try:
+            if fd > 2:
+                os.set_inheritable(fd, False)
+        except OSError:  # that of the list itself
+            continue
