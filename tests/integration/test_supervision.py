@@ -144,7 +144,10 @@ def test_interrupted_while_it_starts(rkt: RktContext) -> None:
     rkt.wait_for(lambda: os.path.exists(f"{rkt.pod_dir(uuid)}/bundle/app.pre-start/pid"))
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 254
-    assert rkt.pod_state(uuid) == "exited"
+    found = status(rkt, uuid)
+    assert (found["state"], found["app-reason"]) == (
+        "exited", "pre-start handler was killed by SIGTERM: the pod was stopped by SIGTERM",
+    )  # fmt: skip
 
 
 # Names

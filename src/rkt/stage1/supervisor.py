@@ -310,7 +310,10 @@ class Supervisor:
         if app.step == "main":
             self._finish(app, self._explain(app, code))
         elif code != 0 and not self._ending:
-            self._handler_failed(app, reason.of_handler(app.step, code))
+            end = reason.of_handler(app.step, code)
+            if app.step == "pre-start" and (self._stopping or app.stopping):
+                end = reason.of_stop(end, app.stopping or self._why)
+            self._handler_failed(app, end)
         elif (self._stopping or app.stopping) and app.step == "pre-start":
             text = f"was not started: {app.stopping or self._why}"
             self._finish(app, reason.End(128 + sig.SIGTERM, "stopped", text))
