@@ -290,6 +290,21 @@ def test_an_app_that_is_not_well_has_failed(rkt: RktContext, image: str) -> None
     assert status(rkt, "p")["app-reason"] == text
 
 
+@pytest.mark.parametrize("runtime", ["crun", "runc"])
+def test_a_check_that_cannot_be_run(rkt: RktContext, image: str, runtime: str) -> None:
+    if not shutil.which(runtime, path=rkt.env["PATH"]):
+        pytest.skip(f"needs {runtime}")
+    rkt.env["RKT_OCI_RUNTIME"] = runtime
+    check = ('--health-cmd=["/bin/nosuch"]', "--health-interval=50ms", "--health-retries=1")
+    result = run(rkt, image, "exec sleep 1000", *check, status=143)
+    begin = 'rkt: app "app" failed its health check once (could not be run): '
+    assert result.stderr.startswith(begin)
+    words = result.stderr.removeprefix(begin)
+    assert words.startswith("ex")  # not with the time, as runc's lines of log begin
+    assert "/bin/nosuch" in words
+    assert "o such file or directory" in words
+
+
 def test_a_check_that_does_not_answer(rkt: RktContext, image: str) -> None:
     check = ('--health-cmd=["/bin/sleep","999"]', "--health-interval=50ms",
              "--health-timeout=200ms", "--health-retries=1")  # fmt: skip

@@ -6,6 +6,7 @@ import os
 
 from rkt import quickjson
 from rkt.linux import atomic, sig
+from rkt.stage1 import runtime
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,7 +89,11 @@ class Health:
         try:
             with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
                 file.write(quickjson.dumps(process))
-            argv = self._host.runtime.exec_argv(self._app.ident, path, f"{path}.pid")
+            with open(f"{path}.log", "w", encoding="utf-8"):  # only of this check
+                pass
+            argv = self._host.runtime.exec_argv(
+                self._app.ident, path, f"{path}.pid", log_file=f"{path}.log"
+            )
             self._starter = self._host.children.spawn(argv, (in_r, out_w, out_w), self._started)
         except OSError as err:  # a full disk: no reason to end a healthy app
             os.close(out_r)
@@ -121,6 +126,11 @@ class Health:
     def _started(self, code: int) -> None:
         self._starter = 0
         if code != 0:
+            if self._reading >= 0:
+                self._read()
+            self._close()
+            text = runtime.logged(f"{self._app.bundle}/health.json.log", self._output)
+            self._output = text.encode()
             self._done(code, "could not be run")
             return
         try:
