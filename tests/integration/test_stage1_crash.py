@@ -100,6 +100,19 @@ def test_an_app_whose_program_fails_stays(
     assert rkt.pod_state(uuid) == "running"
 
 
+def test_a_program_that_cannot_be_run_does_not_keep_the_others(rkt: RktContext) -> None:
+    uuid, _ = sandbox(rkt, {})
+    program = f"{rkt.pod_dir(uuid)}/stage1/rootfs/stop"
+    os.chmod(f"{rkt.root()}{program}", 0o644)
+    failed = rkt.rkt("stop", uuid, "nosuch", status=254)
+    os.chmod(f"{rkt.root()}{program}", 0o755)
+    assert failed.stderr == (
+        f'rkt: error stopping "{uuid}": "{program}": Permission denied\n'
+        'rkt: cannot get pod: no matches found for "nosuch"\n'
+        "rkt: failed to stop 2 pod(s)\n"
+    )
+
+
 @WAYS
 def test_attach(rkt: RktContext, program: str | None, text: str) -> None:
     uuid, key = sandbox(rkt, {"attach": program})

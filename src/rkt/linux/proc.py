@@ -53,6 +53,8 @@ def run(
         )  # fmt: skip
     except FileNotFoundError as err:
         raise CommandError(f'"{name}": no such program', status=127) from err
+    except OSError as err:
+        raise CommandError(f'"{name}": cannot be run: {err.strerror}', status=126) from err
     except subprocess.TimeoutExpired as err:
         raise CommandError(f'"{name}": no answer in {timeout:g} s', status=-9) from err
     finished = Finished(done.returncode, done.stdout, done.stderr)
