@@ -150,6 +150,25 @@ def test_interrupted_while_it_starts(rkt: RktContext) -> None:
     )  # fmt: skip
 
 
+_DEAF = """
+import os, signal, sys
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_SETMASK, range(1, 65))
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_a_caller_that_hears_no_signal(rkt: RktContext, image: str) -> None:
+    def deaf(*args: str) -> int:
+        return rkt.run(["python3", "-I", "-c", _DEAF, *rkt.argv(*args)], timeout=20).status
+
+    assert deaf(OPEN, "run", image, *SHELL, "exit 5") == 5
+    assert deaf(OPEN, "run", "--detach", "--pod-name=p", image, *SHELL, "sleep 1000") == 0
+    assert deaf("enter", "p", "/bin/sh", "-c", "exit 9") == 9
+    assert deaf("stop", "p") == 0
+    assert deaf("status", "--wait=10s", "p") == 0
+
+
 # Names
 
 

@@ -112,6 +112,11 @@ class _Ended(BaseException):
 def _unwind_when_asked_to_end() -> None:
     from rkt.linux import sig
 
+    # A caller that blocks signals, or ignores the ends of its children, does not mean rkt and what
+    # rkt becomes: these would never hear that they are to end, or how their children did.
+    sig.pthread_sigmask(sig.SIG_SETMASK, ())
+    sig.signal(sig.SIGCHLD, sig.SIG_DFL)
+
     def end(number: int, _frame: object) -> None:
         sig.end_by_default()  # a second one ends rkt at once
         raise _Ended(number)
