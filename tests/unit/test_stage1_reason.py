@@ -162,6 +162,15 @@ def test_the_supervisor_was_killed(pod: lifecycle.Pod) -> None:
     assert why(pod) == "its supervisor was killed while it ran"
 
 
+def test_an_app_that_was_only_added(pod: lifecycle.Pod) -> None:
+    write(pod, "pid", b"1\n")
+    write(pod, f"{RKT}/status/web-created")
+    assert why(pod, "running") is None
+    assert why(pod) == "was not started"
+    write(pod, f"{RKT}/pids/web", b"1\n")
+    assert why(pod) == "its supervisor was killed while it ran"
+
+
 def test_killed_while_it_was_to_start_again(pod: lifecycle.Pod) -> None:
     end = reason.End(3, "exited", "exited with status 3")
     write(pod, f"{RKT}/status/web.reason", end.encode(restarts=1, again=True))

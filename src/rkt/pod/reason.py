@@ -42,7 +42,11 @@ def of_apps(pod: Pod, state: str, apps: Sequence[str]) -> dict[str, Reason]:
         elif app in codes:
             found[app] = Reason("exited", f"exited with status {codes[app]}", codes[app])
         elif state in ENDED:
-            found[app] = _derived(pod, started=pod.exists(f"{base}/pids/{app}"))
+            started = pod.exists(f"{base}/pids/{app}")
+            if not started and pod.exists(f"{base}/status/{app}-created"):
+                found[app] = Reason("created", "was not started")  # nobody asked for it
+            else:
+                found[app] = _derived(pod, started=started)
     return found
 
 
