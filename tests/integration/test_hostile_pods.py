@@ -58,6 +58,13 @@ def lines(result: Result) -> list[str]:
         ("/proc", 'cannot mount at "/proc": /proc belongs to the pod'),
         ("/proc/self/attr", 'cannot mount at "/proc/self/attr": /proc belongs to the pod'),
         ("/tmp/../proc/1", 'cannot mount at "/proc/1": /proc belongs to the pod'),
+        ("/proc/meminfo", 'cannot mount a directory at "/proc/meminfo": it is a file'),
+        ("/dev", 'cannot mount at "/dev": the volume has no device "null"'),
+        ("/dev/null", 'cannot mount at "/dev/null": the device belongs to the pod'),
+        ("/dev/ptmx", 'cannot mount at "/dev/ptmx": the device belongs to the pod'),
+        ("/dev/pts/x", 'cannot mount at "/dev/pts/x": /dev/pts belongs to the pod'),
+        ("/dev/mqueue/x/y", 'cannot mount at "/dev/mqueue/x/y": /dev/mqueue belongs to the pod'),
+        ("/sys/none", 'cannot mount at "/sys/none": the kernel has no such file or directory'),
     ],
 )
 def test_volumes_where_none_may_be(rkt: RktContext, runtime: str, target: str, text: str) -> None:

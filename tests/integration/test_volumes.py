@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from typing import TYPE_CHECKING
 
 import pytest
@@ -102,6 +103,39 @@ def test_a_device_only_to_read(rkt: RktContext, runtime: str) -> None:
     script = "head -c 1 /disk >/dev/null && echo read; (: >>/disk) || echo refused"
     result = sh(rkt, f"{volume},readOnly=true", script, target="/disk", runtime=runtime)
     assert result.stdout == "read\nrefused\n"
+
+
+@RUNTIMES
+def test_a_device_in_place_of_the_pods_own(rkt: RktContext, runtime: str) -> None:
+    source = "kind=host,source=/dev/urandom"
+    result = sh(rkt, source, "stat -c %t:%T /dev/random", target="/dev/random", runtime=runtime)
+    assert result.stdout == "1:9\n"
+    words = ("--private-users", f"--volume=v,{source}", build(rkt))
+    result = rkt.rkt(OPEN, "run", *words, "--mount=volume=v,target=/dev/random", "--", "id",
+                     status=254, env={"RKT_OCI_RUNTIME": runtime})  # fmt: skip
+    assert 'cannot mount at "/dev/random": the device belongs to the pod' in result.stderr
+
+
+@RUNTIMES
+def test_no_file_becomes_the_apps_null(rkt: RktContext, data: str, runtime: str) -> None:
+    """Runtimes would take it for where the app's output is to go."""
+    source = f"kind=host,source={data}/file"
+    result = sh(rkt, source, "id", target="/dev/null", runtime=runtime, status=254)
+    assert 'cannot mount at "/dev/null": the device belongs to the pod' in result.stderr
+    with open(f"{data}/file") as file:
+        assert file.read() == "host"
+
+
+@RUNTIMES
+@pytest.mark.parametrize("source", ["/dev", "made"])
+def test_all_devices_come_from_a_volume(rkt: RktContext, source: str, runtime: str) -> None:
+    if source == "made":
+        source = f"{rkt.files}/dev"
+        os.mkdir(source)
+        os.mknod(f"{source}/null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    result = sh(rkt, f"kind=host,source={source}", "stat -c %t:%T /dev/null; id -u >/dev/null",
+                target="/dev", runtime=runtime)  # fmt: skip
+    assert result.stdout == "1:3\n"
 
 
 @RUNTIMES

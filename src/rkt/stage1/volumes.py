@@ -29,6 +29,11 @@ _PROC_FILES = frozenset(
         "uptime",
     )
 )
+# What runtimes put into every app; in a user namespace they bind the host's over all else.
+_DEVICES = frozenset(
+    f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty")
+)
+_FIXED = ("/dev/pts/", "/dev/mqueue/")  # file systems of the kernel: nothing can be made there
 
 
 class Bind:
@@ -126,6 +131,7 @@ def place(binds: list[Bind], root: Root) -> list[Bind]:
         except OSError as err:
             raise KernelError(f'cannot make the target "{wanted}"', err, root.path) from err
         refuse(bind.target, wanted)
+        _refuse_over_devices(bind, private=root.users is not None)
         if bind.target in placed:
             raise RktError(f'two mounts at one place: "{placed[bind.target].asked}" and "{wanted}"')
         placed[bind.target] = bind
@@ -142,12 +148,44 @@ def refuse(target: str, wanted: str) -> None:
         raise RktError(f'cannot mount at "{wanted}": /proc belongs to the pod')
 
 
+def _refuse_over_devices(bind: Bind, *, private: bool) -> None:
+    """Refuse a mount that takes from an app, or from the runtime, what neither can do without."""
+    if bind.target == "/dev" and not _has_null(bind.source):
+        raise RktError(f'cannot mount at "{bind.asked}": the volume has no device "null"')
+    if bind.target == "/dev/ptmx" or (bind.target in _DEVICES and (bind.device is None or private)):
+        raise RktError(f'cannot mount at "{bind.asked}": the device belongs to the pod')
+    if bind.target in _PROC_FILES and os.path.isdir(bind.source):
+        raise RktError(f'cannot mount a directory at "{bind.asked}": it is a file')
+
+
+def _has_null(source: str) -> bool:
+    from rkt.stage1.rootfs import Root
+
+    volume = Root(source, follow=True)
+    try:
+        info = volume.stat("null")
+    finally:
+        volume.close()
+    return info is not None and stat.S_ISCHR(info.st_mode)
+
+
+def _refuse_inside_of_kernel(bind: Bind) -> None:
+    """Refuse a mount for which a directory would have to be made where the kernel makes none."""
+    if bind.target.startswith(_FIXED):
+        top = "/".join(bind.target.split("/")[:3])
+        raise RktError(f'cannot mount at "{bind.asked}": {top} belongs to the pod')
+    if bind.target.startswith("/sys/") and not os.path.exists(bind.target):
+        raise RktError(f'cannot mount at "{bind.asked}": the kernel has no such file or directory')
+
+
 def _inside_of_host(target: str, bind: Bind, placed: dict[str, Bind]) -> None:
     """Refuse a mount for which a directory on the host would have to be made."""
     parent = os.path.dirname(target)
     while parent != "/" and parent not in placed:
         parent = os.path.dirname(parent)
     outer = placed.get(parent)
+    if outer is None:
+        _refuse_inside_of_kernel(bind)
     if outer is None or outer.own:
         return
     from rkt.stage1.rootfs import Root
