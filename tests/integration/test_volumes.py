@@ -139,6 +139,29 @@ def test_all_devices_come_from_a_volume(rkt: RktContext, source: str, runtime: s
 
 
 @RUNTIMES
+@pytest.mark.parametrize("target", ["/sys/kernel", "/sys/fs"])
+def test_what_rkt_protects_or_hides_is_the_users_where_he_mounts(
+    rkt: RktContext, data: str, target: str, runtime: str
+) -> None:
+    script = f"cat {target}/file; echo new >{target}/made"
+    result = sh(rkt, f"kind=host,source={data}", script, target=target, runtime=runtime)
+    assert result.stdout == "host"
+    assert os.path.exists(f"{data}/made")
+
+
+@RUNTIMES
+def test_a_mount_that_is_hidden_is_told(rkt: RktContext, data: str, runtime: str) -> None:
+    result = sh(rkt, f"kind=host,source={data}", "ls -A /sys/fs", target="/sys/fs/cgroup",
+                runtime=runtime)  # fmt: skip
+    assert result.stdout == ""
+    warning = (
+        'rkt: warning: app "app" cannot see what is mounted at "/sys/fs/cgroup": /sys/fs is '
+        "hidden (--insecure-options=paths shows it)"
+    )
+    assert warning in result.stderr.splitlines()
+
+
+@RUNTIMES
 def test_an_empty_volume_is_shared_by_name(rkt: RktContext, runtime: str) -> None:
     path = build(rkt)
     result = rkt.rkt(

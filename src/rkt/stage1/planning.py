@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
+from rkt import log
 from rkt.const import (
     METADATA_PORT,
     SELINUX_CONTEXT_ENV,
@@ -124,6 +125,9 @@ def _plan(pod: Pod, app: manifest.App, fills: list[volumes.Fill] | None) -> spec
         root.close()
     plan.health = policy.health(app)
     pod.restrict(app, plan)
+    for target, path in spec.hidden(plan):
+        log.warning(f'app "{app.name}" cannot see what is mounted at "{target}": {path} is hidden '
+                    "(--insecure-options=paths shows it)")  # fmt: skip
     if plan.sockets and pod.listens and plan.seccomp is not None:
         missing = seccomp.forbidden(plan.seccomp, _CALLS[pod.listens])
         if missing:

@@ -254,6 +254,19 @@ def _devices(plan: AppPlan) -> list[dict[str, object]]:
 
 
 def _uncovered(paths: tuple[str, ...], binds: list[Bind]) -> list[str]:
-    """Leave out what lies below a user's own mount at /proc or /sys."""
-    own = {bind.target for bind in binds if bind.target in ("/proc", "/sys")}
-    return [path for path in paths if f"/{path.split('/')[1]}" not in own]
+    """Leave out what is a user's own mount, or lies below one at /proc or /sys."""
+    own = {bind.target for bind in binds}
+    return [path for path in paths if path not in own and f"/{path.split('/')[1]}" not in own]
+
+
+def hidden(plan: AppPlan) -> list[tuple[str, str]]:
+    """Give each mount that the app cannot see, with the masked directory that it lies in."""
+    if plan.unprotected_paths:
+        return []
+    masked = _uncovered(MASKED_PATHS, plan.binds)
+    return [
+        (bind.target, path)
+        for bind in plan.binds
+        for path in masked
+        if bind.target.startswith(f"{path}/")
+    ]
