@@ -48,9 +48,19 @@ MISTAKES = [
      "regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'")),
     (["IMAGE", "--cpu=1Zi"], ('invalid value in --cpu flag "1Zi": quantities must match the '
      "regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'")),
+    (["IMAGE", "--cpu=0"], ('invalid value in --cpu flag "0": cpu limit of 0 too low. '
+     "Try a reasonable value, such as --cpu=500m")),
+    (["IMAGE", "--cpu=1u"], ('invalid value in --cpu flag "1u": cpu limit of 1u too low. '
+     "Try a reasonable value, such as --cpu=500m")),
     (["IMAGE", "--cpu-shares=1"], ('invalid value in --cpu-shares flag "1": '
      "os/linux/cpu-shares must be between 2 and 262144, got 1")),
     (["IMAGE", "--cpu-shares=x"], 'invalid value in --cpu-shares flag "x": "x" is not an integer'),
+    (["IMAGE", "--cpu-shares=\u0663"],
+     'invalid value in --cpu-shares flag "\u0663": "\u0663" is not an integer'),
+    (["IMAGE", "--oom-score-adj=--5"],
+     'invalid value in --oom-score-adj flag "--5": "--5" is not an integer'),
+    (["IMAGE", "--supplementary-gids=\u0663"], ('invalid value in --supplementary-gids flag '
+     '"\u0663": --supplementary-gids must be integers')),
     (["IMAGE", "--oom-score-adj=1001"], ('invalid value in --oom-score-adj flag "1001": '
      "os/linux/oom-score-adj must be between -1000 and 1000, got 1001")),
     (["IMAGE", "--caps-retain=CAP_KILL", "--caps-remove=CAP_KILL"],
@@ -58,6 +68,12 @@ MISTAKES = [
     (["IMAGE", "--cap-retain=CAP_KILL", "--caps-remove=CAP_KILL"],
      "error: cannot use both --caps-retain and --caps-remove on the same image"),
     (["IMAGE", "--caps-retain="], "os/linux/capabilities-retain-set: set must be non-empty"),
+    (["IMAGE", "--caps-retain=CAP_KILL,CAP_X"],
+     'invalid value in --caps-retain flag "CAP_KILL,CAP_X": unknown capability "CAP_X"'),
+    (["IMAGE", "--caps-remove=cap_kill"],
+     'invalid value in --caps-remove flag "cap_kill": unknown capability "cap_kill"'),
+    (["IMAGE", "--seccomp=mode=remove,errno=ENONE,chmod"], ("invalid seccomp command-line "
+     'override "mode=remove,errno=ENONE,chmod": unknown errno "ENONE"')),
     (["IMAGE", "--seccomp=mode=foo,chmod"],
      'invalid seccomp mode command-line override "mode=foo,chmod"'),
     (["IMAGE", "--seccomp=chmod"], 'invalid seccomp mode command-line override "chmod"'),
@@ -315,6 +331,47 @@ def test_isolators_of_flags_replace_those_of_the_image(rkt: RktContext) -> None:
         "os/linux/no-new-privileges", "resource/memory", "os/linux/capabilities-remove-set",
         "os/linux/seccomp-remove-set",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("os/linux/capabilities-remove-set", {"set": ["CAP_X"]}, 'unknown capability "CAP_X"'),
+        ("os/linux/seccomp-remove-set", {"set": ["chmod"], "errno": "ENONE"},
+         'unknown errno "ENONE"'),
+        ("resource/cpu", {"limit": "0"}, "limit of 0 too low"),
+        ("resource/memory", {"limit": "16m"}, "limit of 16m too low"),
+        ("resource/block-iops", {"default": True, "limit": "0"}, "limit of 0 too low"),
+    ],
+)  # fmt: skip
+def test_isolators_that_no_app_can_run_with(
+    rkt: RktContext, name: str, value: dict[str, object], text: str
+) -> None:
+    isolators = [{"name": name, "value": value}]
+    image = AciBuilder("example.com/app", app={"isolators": isolators}).busybox().build(rkt.files)
+    one = {"name": "one", "image": {"id": image.id}}
+    bad: dict[str, object] = {"acKind": "PodManifest", "acVersion": "0.8.11", "apps": [one]}
+    pod = {**bad, "apps": [{**one, "app": PLAIN}]}
+    rkt.rkt(OPEN, "fetch", image.path)
+    for words, owner in (
+        ((image.path,), 'app "app"'),
+        ((f"--pod-manifest={_write(rkt, bad)}",), 'app "one"'),
+        ((f"--pod-manifest={_write(rkt, {**pod, 'isolators': isolators})}",), "pod"),
+    ):
+        for verb in ("run", "prepare"):
+            result = rkt.rkt(OPEN, verb, *words, status=254)
+            assert result.stderr.splitlines()[-1] == f"rkt: {owner}: {name}: {text}"
+    assert not any(names for _, _, names in os.walk(f"{rkt.data}/pods"))
+
+
+PLAIN = {"exec": ["/bin/true"], "user": "0", "group": "0"}
+
+
+def _write(rkt: RktContext, manifest: dict[str, object]) -> str:
+    path = f"{rkt.files}/pod{len(os.listdir(rkt.files))}.json"
+    with open(path, "w") as file:
+        json.dump(manifest, file)
+    return path
 
 
 @pytest.mark.parametrize("stream", ["stdin", "stdout", "stderr"])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from rkt.errors import RktError
-from rkt.linux import selinux
+from rkt.linux import caps, selinux
 from rkt.stage1 import capabilities, environment, resources, seccomp, spec, syscalls
 from rkt.stage1.volumes import Bind
 
@@ -130,13 +130,13 @@ def test_handlers_run_as_root_without_a_terminal(plan: spec.AppPlan) -> None:
 
 
 def test_default_capabilities_are_rkts_fourteen() -> None:
-    chosen = capabilities.select([], have=capabilities.NAMES, unrestricted=False)
+    chosen = capabilities.select([], have=caps.NAMES, unrestricted=False)
     assert len(chosen) == 14
-    assert sum(1 << capabilities.NAMES.index(name) for name in chosen) == 0xA80425FB
+    assert sum(1 << caps.NAMES.index(name) for name in chosen) == 0xA80425FB
 
 
 def test_retain_remove_and_all(capsys: pytest.CaptureFixture[str]) -> None:
-    have = tuple(name for name in capabilities.NAMES if name != "CAP_SYS_RESOURCE")
+    have = tuple(name for name in caps.NAMES if name != "CAP_SYS_RESOURCE")
     retain = (capabilities.RETAIN, {"set": ["CAP_SYS_ADMIN", "CAP_SYS_RESOURCE"]})
     remove = (capabilities.REMOVE, {"set": ["CAP_KILL", "CAP_SYS_ADMIN"]})
     assert capabilities.select([retain], have=have, unrestricted=False) == ["CAP_SYS_ADMIN"]
@@ -158,7 +158,7 @@ def test_retain_remove_and_all(capsys: pytest.CaptureFixture[str]) -> None:
 ])  # fmt: skip
 def test_capabilities_refused(isolators: list[tuple[str, object]], message: str) -> None:
     with pytest.raises(RktError) as caught:
-        capabilities.select(isolators, have=capabilities.NAMES, unrestricted=False)
+        capabilities.select(isolators, have=caps.NAMES, unrestricted=False)
     assert caught.value.message == message
 
 
@@ -361,6 +361,18 @@ def test_resource_isolators(capsys: pytest.CaptureFixture[str]) -> None:
     )
     resources.Unenforced().tell()
     assert capsys.readouterr().err == ""
+
+
+def test_limits_beyond_what_the_kernel_can_count() -> None:
+    """What is more than a host has is no limit, but no mistake either."""
+    isolators: list[tuple[str, object]] = [
+        ("resource/memory", {"limit": "99E"}),
+        ("resource/cpu", {"limit": "99E"}),
+    ]
+    found = resources.limits(isolators, {"memory", "cpu"}, resources.Unenforced())
+    oci = resources.as_oci(found)
+    assert oci["memory"] == {"limit": (1 << 63) - 1}
+    assert oci["cpu"] == {"period": 100000, "quota": 10**11}
 
 
 def test_a_pods_limits_bound_those_of_its_apps() -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+
 from rkt.errors import RktError, SchemaError
+from rkt.linux import caps
 from rkt.schema import isolators as iso
 from rkt.schema.types import Quantity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from rkt.stage0.request import AppRequest
 
 _LEAST_MEMORY = 4096
+_NANO = 10**9
+_LEAST = {iso.MEMORY: _LEAST_MEMORY * _NANO, iso.CPU: _NANO // 1000}  # others: 1
 
 
 def isolators(app: AppRequest, base: Sequence[iso.Isolator]) -> tuple[iso.Isolator, ...]:
@@ -34,7 +39,7 @@ def isolators(app: AppRequest, base: Sequence[iso.Isolator]) -> tuple[iso.Isolat
         raise RktError("error: cannot use both --caps-retain and --caps-remove on the same image")
     if retain is not None or remove is not None:
         text = retain if retain is not None else remove or ""
-        given.append(iso.capabilities(text.split(","), retain=retain is not None))
+        given.append(_capabilities(text, retain=retain is not None))
         replaced |= {iso.CAPS_RETAIN, iso.CAPS_REMOVE}
     seccomp = app.last("seccomp")
     if seccomp is not None:
@@ -48,6 +53,45 @@ def check(app: AppRequest) -> None:
     isolators(app, ())
 
 
+def refuse(owner: str, values: Iterable[iso.Isolator]) -> None:
+    """Raise RktError for isolators that a manifest may have, but no app can run with."""
+    for isolator in values:
+        problem = _problem(isolator)
+        if problem:
+            raise RktError(f"{owner}: {isolator.name}: {problem}")
+
+
+def _problem(isolator: iso.Isolator) -> str:
+    """Say what is wrong with a value that is of the right form; "" if nothing is."""
+    value = isolator.typed()
+    if isinstance(value, iso.CapabilitySet):
+        return _unknown_capability(value.names)
+    if isinstance(value, iso.SeccompFilter):
+        return _unknown_errno(value.errno)
+    limit = value.limit if isinstance(value, iso.Resource) else None
+    if limit is not None and limit.nano() < _LEAST.get(isolator.name, _NANO):
+        return f"limit of {limit} too low"
+    return ""
+
+
+def _unknown_capability(names: Iterable[str]) -> str:
+    return next((f'unknown capability "{name}"' for name in names if name not in caps.NAMES), "")
+
+
+def _unknown_errno(name: str | None) -> str:
+    known = name is None or isinstance(getattr(errno, name, None), int)
+    return "" if known else f'unknown errno "{name}"'
+
+
+def _capabilities(text: str, *, retain: bool) -> iso.Isolator:
+    names = text.split(",")
+    problem = _unknown_capability(name for name in names if name)
+    if problem:
+        flag = "caps-retain" if retain else "caps-remove"
+        raise RktError(f'invalid value in --{flag} flag "{text}": {problem}')
+    return iso.capabilities(names, retain=retain)
+
+
 def _memory(text: str) -> iso.Isolator:
     amount = Quantity.parse(text)
     if amount.bytes() < _LEAST_MEMORY:
@@ -57,7 +101,11 @@ def _memory(text: str) -> iso.Isolator:
 
 
 def _cpu(text: str) -> iso.Isolator:
-    return iso.resource("resource/cpu", Quantity.parse(text))
+    amount = Quantity.parse(text)
+    if 0 <= amount.nano() < _LEAST[iso.CPU]:
+        raise ValueError(f"cpu limit of {amount} too low. Try a reasonable value, such as "
+                         "--cpu=500m")  # fmt: skip
+    return iso.resource(iso.CPU, amount)
 
 
 def _cpu_shares(text: str) -> iso.Isolator:
@@ -69,7 +117,8 @@ def _oom_score_adj(text: str) -> iso.Isolator:
 
 
 def _integer(text: str) -> int:
-    if not text.lstrip("-").isdecimal() or len(text) > 18:
+    digits = text[1:] if text[:1] in ("+", "-") else text
+    if not (digits.isascii() and digits.isdecimal()) or len(text) > 18:
         raise ValueError(f'"{text}" is not an integer')
     return int(text)
 
@@ -85,7 +134,10 @@ def _seccomp(text: str) -> iso.Isolator:
             names.append(item)
     if values.get("mode") not in ("retain", "remove") or values.keys() - {"mode", "errno"}:
         raise RktError(f'invalid seccomp mode command-line override "{text}"')
+    problem = _unknown_errno(values.get("errno") or None)
     try:
+        if problem and values["errno"].startswith("E"):
+            raise SchemaError(problem)
         return iso.seccomp(names, retain=values["mode"] == "retain", errno=values.get("errno"))
     except SchemaError as err:
         raise RktError(f'invalid seccomp command-line override "{text}"') from err

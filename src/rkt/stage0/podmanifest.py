@@ -70,6 +70,7 @@ def build(request: PodRequest, images: Sequence[Image]) -> PodManifest:
             )
         names.add(name)
         apps.append(_runtime_app(name, request, app, image, general))
+    _check_isolators(apps)
     _check_mounts(apps, volumes)
     grammar = parse_sandbox_port if request.mutable else parse_port
     ports = tuple(_flag("port", text, grammar) for text in request.ports)
@@ -233,7 +234,7 @@ def _gids(app: AppRequest) -> tuple[int, ...]:
 
 
 def _gid(text: str) -> int:
-    if not text.isdecimal() or int(text[:11]) > _MAX_ID:
+    if not (text.isascii() and text.isdecimal()) or int(text[:11]) > _MAX_ID:
         raise ValueError("--supplementary-gids must be integers")
     return int(text)
 
@@ -291,6 +292,11 @@ def _read(path: str, what: str) -> bytes:
     return data
 
 
+def _check_isolators(apps: Sequence[RuntimeApp]) -> None:
+    for app in apps:
+        overrides.refuse(f'app "{app.name}"', app.app.isolators if app.app else ())
+
+
 def _check_mounts(apps: Sequence[RuntimeApp], volumes: Sequence[Volume]) -> None:
     known = {volume.name for volume in volumes}
     for app in apps:
@@ -329,6 +335,8 @@ def read(
                                  labels=app.image.labels or image.manifest.labels)  # fmt: skip
         apps.append(replace(app, app=section, image=reference))
         images.append(image)
+    _check_isolators(apps)
+    overrides.refuse("pod", manifest.isolators)
     _check_mounts(apps, manifest.volumes)
     check_ports(apps, manifest.ports)
     kept = {item.name: item.value for item in manifest.annotations} | dict(annotations)

@@ -73,6 +73,7 @@ _PACKAGES = {
     "linux": (
         "__init__",
         "atomic",
+        "caps",
         "libc",
         "lock",
         "mounts",

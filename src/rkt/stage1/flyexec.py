@@ -14,8 +14,8 @@ from __future__ import annotations
 import os
 
 from rkt.errors import KernelError, RktError, UsageError, describe
-from rkt.linux import atomic, libc, sig
-from rkt.stage1 import called, capabilities, manifest
+from rkt.linux import atomic, caps, libc, sig
+from rkt.stage1 import called, manifest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Start:
         ]
         limits = manifest.mapping(process, "capabilities", where)
         keep = set(manifest.strings(limits, "bounding", where))
-        self.bounding = {n for n, name in enumerate(capabilities.NAMES) if name in keep}
+        self.bounding = {n for n, name in enumerate(caps.NAMES) if name in keep}
         self.no_new_privileges = bool(manifest.flag(process, "noNewPrivileges", where))
         self.terminal = bool(manifest.flag(process, "terminal", where))
         self.sockets = 0  # its descriptors from 3 on
@@ -108,7 +108,7 @@ class Start:
             os.setgroups(self.groups)
             os.setresgid(self.gid, self.gid, self.gid)
             # What the kernel knows and we do not is kept too: nothing is to be taken away.
-            known = set(range(len(capabilities.NAMES)))
+            known = set(range(len(caps.NAMES)))
             libc.limit_bounding_capabilities(self.bounding | (set(range(64)) - known))
             os.setresuid(self.uid, self.uid, self.uid)
             if self.no_new_privileges:

@@ -10,7 +10,8 @@ import os
 
 from rkt.errors import KernelError, NotFound, RktError, one_line
 from rkt.linux import libc, proc, sig
-from rkt.stage1 import capabilities, identity, unitproperties
+from rkt.linux.caps import NAMES
+from rkt.stage1 import identity, unitproperties
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -300,7 +301,7 @@ def nspawn_argv(
     if network:
         argv.append(f"--network-namespace-path={network}")
     if caps:
-        names = [name for name in capabilities.NAMES if name in caps]
+        names = [name for name in NAMES if name in caps]
         argv.append(f"--capability={','.join(names)}")
     target = "console" if debug else "null"
     return [*argv, "--", f"--unit={_TARGET}", f"--log-target={target}", "--show-status=0"]

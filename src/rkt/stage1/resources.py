@@ -19,6 +19,8 @@ _CONTROLLERS = {
 }
 NETWORK = "resource/network-bandwidth"
 _PERIOD = 100000
+_MOST = (1 << 63) - 1
+_MOST_CPU = 10**9  # thousandths; the kernel takes no quota of much more than that
 
 
 def quantity(text: str, scale: int = 1) -> int:
@@ -36,7 +38,7 @@ def quantity(text: str, scale: int = 1) -> int:
         power = _power(suffix, text)
         top *= int(f"1{'0' * power}")
         bottom *= int(f"1{'0' * -power}")
-    value = -(-top // bottom)
+    value = min(-(-top // bottom), _MOST)
     return -value if text.startswith("-") else value
 
 
@@ -153,7 +155,7 @@ def as_oci(found: Limits) -> dict[str, object]:
     cpu: dict[str, int] = {}
     if found.cpu is not None:
         cpu["period"] = _PERIOD
-        cpu["quota"] = max(found.cpu * _PERIOD // 1000, 1000)
+        cpu["quota"] = max(min(found.cpu, _MOST_CPU) * _PERIOD // 1000, 1000)
     if found.shares is not None:
         cpu["shares"] = found.shares
     if cpu:

@@ -7,7 +7,8 @@ is a specifier, a quote or the end of a line there.
 from __future__ import annotations
 
 from rkt.errors import RktError
-from rkt.stage1 import capabilities, manifest
+from rkt.linux.caps import NAMES
+from rkt.stage1 import manifest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def of_process(process: dict[str, object], key: str) -> list[Property]:
     given = {text.partition("=")[0] for text in env}
     caps = manifest.mapping(process, "capabilities", where)
     keep = set(manifest.strings(caps, "bounding", where))
-    mask = sum(1 << n for n, name in enumerate(capabilities.NAMES) if name in keep)
+    mask = sum(1 << n for n, name in enumerate(NAMES) if name in keep)
     reaper = ("/bin/sh", ["/bin/sh", "-c", _REAPER, key], ["privileged", "no-env-expand"])
     return [
         ("Type", "s", "exec"),
