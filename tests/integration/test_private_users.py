@@ -135,6 +135,21 @@ def test_volumes(rkt: RktContext) -> None:
     assert os.stat(f"{rkt.files}/data/made").st_uid == shift
 
 
+@pytest.mark.parametrize("runtime", ["crun", "runc"])
+@pytest.mark.parametrize("overlay", ["overlay", "copy"])
+def test_several_apps(rkt: RktContext, runtime: str, overlay: str) -> None:
+    path = image(rkt)
+    pod = ["run", "--private-users", "--volume=v,kind=empty", "--mount=volume=v,target=/v"]
+    pod += ["--no-overlay"] if overlay == "copy" else []
+    script = "cat /etc/hostname >/dev/null; grep -c localhost /etc/hosts >/v/$AC_APP_NAME"
+    apps: list[str] = []
+    for name in ("one", "shm", "null"):
+        apps += [path, f"--name={name}", "--", script, "---"]
+    apps += [path, "--", "while [ $(ls /v | wc -l) -lt 3 ]; do sleep 0.1; done; id -u"]
+    result = rkt.rkt(OPEN, *pod, *apps, env={"RKT_OCI_RUNTIME": runtime})
+    assert result.stdout.endswith(": 0\n")
+
+
 def test_what_root_may_not_do(rkt: RktContext) -> None:
     script = (
         "mknod /n b 8 0 || echo mknod; echo x >/proc/sys/kernel/panic || echo sysctl; "

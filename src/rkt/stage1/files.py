@@ -65,7 +65,7 @@ def network_files(
         found += _hosts(hosts, etc, hostname, root)
     if "/etc/hostname" not in taken:
         path = f"{etc}/hostname"
-        atomic.write_file(path, f"{hostname}\n".encode(), durable=False)
+        _write(path, f"{hostname}\n".encode())
         found.append(_bind(path, "/etc/hostname", read_only=True))
     return found
 
@@ -84,9 +84,19 @@ def _hosts(mode: str, etc: str, hostname: str, root: Root) -> list[Bind]:
         if root.stat("etc/hosts") is not None:
             return []
         path, text = f"{etc}/hosts-fallback", HOSTS
-    data = with_hostname(text, hostname).encode("utf-8", "surrogateescape")
-    atomic.write_file(path, data, durable=False)
+    _write(path, with_hostname(text, hostname).encode("utf-8", "surrogateescape"))
     return [_bind(path, "/etc/hosts", read_only=False)]
+
+
+def _write(path: str, data: bytes) -> None:
+    """Write a file unless it is there: a file that was replaced cannot be mounted any more."""
+    try:
+        with open(path, "rb") as file:
+            if file.read() == data:
+                return
+    except FileNotFoundError:
+        pass
+    atomic.write_file(path, data, durable=False)
 
 
 def with_hostname(text: str, hostname: str) -> str:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from rkt.stage1.spec import AppPlan
 
 DIRECTORY = "/run/rkt/roots"
-_NULL = f"{DIRECTORY}/null"
+# No app has a name that begins like these.
+SHM = f"{DIRECTORY}/.shm"
+_NULL = f"{DIRECTORY}/.null"
 
 
 def prepare(users: Range, shm: str) -> None:
@@ -35,7 +37,7 @@ def prepare(users: Range, shm: str) -> None:
         os.chown(shm, users.shift, users.shift)
     except OSError as err:
         raise KernelError("cannot prepare private users", err, DIRECTORY) from err
-    expose(shm, f"{DIRECTORY}/shm", recursive=False)
+    expose(shm, SHM, recursive=False)
 
 
 def expose(source: str, target: str, *, recursive: bool) -> str:

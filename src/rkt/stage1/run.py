@@ -362,9 +362,9 @@ class Pod:
     @property
     def _shm(self) -> str:
         if self.users is not None and self.init is not None:
-            from rkt.stage1.private import DIRECTORY
+            from rkt.stage1.private import SHM
 
-            return f"{DIRECTORY}/shm"
+            return SHM
         return f"{self.rootfs}/{_SHM}"
 
     def _init_pid(self) -> int:
