@@ -102,6 +102,14 @@ def test_a_mount_in_a_mount_makes_nothing_on_the_host(rkt: RktContext) -> None:
     assert os.listdir(f"{rkt.files}/d") == ["there"]
     mounts[1]["path"] = "/d/there"
     assert run(rkt, [app], volumes=volumes, status=0).stdout == "ran\n"
+    with open(f"{rkt.files}/d/file", "w"):
+        mounts[1]["path"] = "/d/file"
+    text = 'cannot mount a directory at "/d/file": the volume at "/d" has a file there'
+    assert lines(run(rkt, [app], volumes=volumes)) == [f'rkt: app "app": {text}']
+    mounts[1]["path"] = "/d/there"
+    volumes[1].update(kind="host", source=f"{rkt.files}/d/file")
+    text = 'cannot mount a file at "/d/there": the volume at "/d" has a directory there'
+    assert lines(run(rkt, [app], volumes=volumes)) == [f'rkt: app "app": {text}']
 
 
 @RUNTIMES

@@ -198,6 +198,11 @@ def _inside_of_host(target: str, bind: Bind, placed: dict[str, Bind]) -> None:
     if found is None:
         raise RktError(f'cannot mount at "{bind.asked}": the volume at "{outer.asked}" has no '
                        "such file or directory")  # fmt: skip
+    directory = os.path.isdir(bind.source)
+    if stat.S_ISDIR(found.st_mode) != directory:
+        ours, theirs = ("directory", "file") if directory else ("file", "directory")
+        raise RktError(f'cannot mount a {ours} at "{bind.asked}": the volume at "{outer.asked}" '
+                       f"has a {theirs} there")  # fmt: skip
 
 
 def _bind(
