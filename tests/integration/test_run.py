@@ -260,6 +260,7 @@ def test_the_uuid_is_saved(rkt: RktContext) -> None:
     sh(rkt, "true", f"--uuid-file-save={rkt.files}/uuid")
     with open(f"{rkt.files}/uuid") as file:
         assert rkt.pod_state(file.read()) == "exited"
+    assert sh(rkt, "echo ran", "--uuid-file-save=").stdout == "ran\n"
 
 
 def test_an_image_fetched_without_verification_is_not_run_without_saying_so(

@@ -59,7 +59,7 @@ def accept_or_remove(pod: Pod, args: Parsed) -> None:
             from rkt.stage0 import detach
 
             detach.check(pod)
-        if args.given("uuid-file-save"):
+        if args.string("uuid-file-save"):
             from rkt.stage0.prepare import save_uuid
 
             save_uuid(args.string("uuid-file-save"), pod.uuid)
