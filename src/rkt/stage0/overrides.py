@@ -55,6 +55,10 @@ def check(app: AppRequest) -> None:
 
 def refuse(owner: str, values: Iterable[iso.Isolator]) -> None:
     """Raise RktError for isolators that a manifest may have, but no app can run with."""
+    values = tuple(values)
+    if {iso.CAPS_RETAIN, iso.CAPS_REMOVE} <= {isolator.name for isolator in values}:
+        raise RktError(f"{owner}: capabilities-retain-set and capabilities-remove-set exclude "
+                       "each other")  # fmt: skip
     for isolator in values:
         problem = _problem(isolator)
         if problem:
