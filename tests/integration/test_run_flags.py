@@ -244,6 +244,17 @@ def test_ports_of_no_app_or_of_two(rkt: RktContext) -> None:
     assert 'rkt: error: port name "www" defined multiple apps\n' in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("net", "has"), [("host", "the network of the host"), ("none", "no network")]
+)
+def test_ports_of_a_prepared_pod_without_a_network(rkt: RktContext, net: str, has: str) -> None:
+    ports = [{"name": "www", "protocol": "tcp", "port": 80}]
+    aci = AciBuilder("example.com/www", app={"ports": ports}).busybox().build(rkt.files)
+    uuid = rkt.rkt(OPEN, "prepare", "--port=www:8080", aci.path).stdout.strip()
+    result = rkt.rkt("run-prepared", f"--net={net}", uuid)
+    assert result.stderr == f"rkt: warning: no ports are forwarded, as the pod has {has}: www\n"
+
+
 @pytest.mark.parametrize("label", ["os", "arch"])
 def test_an_image_without_platform(rkt: RktContext, label: str) -> None:
     builder = AciBuilder("example.com/any").busybox()

@@ -93,9 +93,6 @@ class FlyPod(run.Pod):
             log.warning("fly has the hostname of the host: --hostname is ignored")
             options.hostname = ""
         self.hostname = os.uname().nodename
-        sockets = self.sockets
-        if any(not (sockets and sockets.serve(p, self.manifest)) for p in self.manifest.ports):
-            log.warning("fly has the network of the host: no ports are forwarded")
         for owner, isolators in (
             ("pod", self.manifest.isolators),
             *((f'app "{app.name}"', app.isolators) for app in self.manifest.apps),

@@ -18,6 +18,8 @@ _CONTROLLERS = {
     "resource/block-iops": ("blkio", "io"),
 }
 NETWORK = "resource/network-bandwidth"
+OF_PODS = frozenset((*_CONTROLLERS, NETWORK, "os/linux/selinux-context", "os/unix/sysctl"))
+"""What is enforced for a pod as a whole."""
 _PERIOD = 100000
 _MOST = (1 << 63) - 1
 _MOST_CPU = 10**9  # thousandths; the kernel takes no quota of much more than that

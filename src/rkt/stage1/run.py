@@ -126,6 +126,8 @@ class Pod:
             self.network = podnet.plan(
                 self.dir, options, self.manifest, self.hostname, self.sockets
             )
+        else:
+            self._say_that_no_port_is_forwarded()
         libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
         self._meet_systemd()
         self.leave_host()
@@ -389,6 +391,17 @@ class Pod:
             joined.add("network")
         return joined
 
+    def _say_that_no_port_is_forwarded(self) -> None:
+        sockets = self.sockets
+        names = [
+            port.name
+            for port in self.manifest.ports
+            if not (sockets and sockets.serve(port, self.manifest))
+        ]
+        if names:
+            has = "no network" if "none" in self.options.net else "the network of the host"
+            log.warning(f"no ports are forwarded, as the pod has {has}: {', '.join(names)}")
+
     def limit_pod(self, layout: cgroup.Layout) -> None:
         """Make the pod's cgroup where that is ours to do, and apply the pod's own isolators."""
         uuid = self.options.uuid
@@ -401,6 +414,9 @@ class Pod:
         cgroup.claim(layout, uuid, {os.getpid(), self._init_pid()}, limited=limited)
         path = layout.pod_path(uuid)
         atomic.write_file(f"{self.dir}/subcgroup", f"{path}\n".encode(), durable=False)
+        for name, _ in self.manifest.isolators:
+            if name not in resources.OF_PODS:
+                self.unenforced.other("pod", name, "it is not one of pods")
         self.limits = resources.limits(self.manifest.isolators, layout.controllers, self.unenforced)
         cgroup.limit(layout, path, resources.as_oci(self.limits))
 
