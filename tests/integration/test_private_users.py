@@ -150,6 +150,30 @@ def test_several_apps(rkt: RktContext, runtime: str, overlay: str) -> None:
     assert result.stdout.endswith(": 0\n")
 
 
+@pytest.mark.parametrize("runtime", ["crun", "runc"])
+@pytest.mark.parametrize("mode", ["", ",readOnly=true", ",recursive=false"])
+def test_what_is_mounted_below_a_volume(rkt: RktContext, runtime: str, mode: str) -> None:
+    data = f"{rkt.files}/data"
+    os.makedirs(f"{data}/sub")
+    mount = (
+        f"mount -t tmpfs -o mode=777 none {data}/sub; mkdir -m 777 '{data}/sub/a b'; "
+        f"mount -t tmpfs -o mode=777 none '{data}/sub/a b'; mkdir '{data}/sub/a b/in'"
+    )
+    rkt.run([*rkt.enter_argv(), "sh", "-c", mount])
+    try:
+        result = sh(
+            rkt, "cd /v/sub; echo *; cd 'a b' && echo *; touch made && stat -c %u made",
+            f"--volume=v,kind=host,source={data}{mode}", "--mount=volume=v,target=/v",
+            env={"RKT_OCI_RUNTIME": runtime}, status=None,
+        )  # fmt: skip
+    finally:
+        rkt.run([*rkt.enter_argv(), "umount", f"{data}/sub/a b", f"{data}/sub"])
+    seen = {"": "a b\nin\n0\n", ",readOnly=true": "a b\nin\n", ",recursive=false": "*\n"}[mode]
+    assert result.stdout == seen
+    assert ("Read-only file system" in result.stderr) == (mode == ",readOnly=true")
+    assert os.listdir(f"{data}/sub") == []
+
+
 def test_what_root_may_not_do(rkt: RktContext) -> None:
     script = (
         "mknod /n b 8 0 || echo mknod; echo x >/proc/sys/kernel/panic || echo sysctl; "

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from rkt.linux.userns import Range
     from rkt.network.setup import PodNetwork
-    from rkt.stage1 import cgroup, contract, manifest
+    from rkt.stage1 import cgroup, contract, manifest, runtime
     from rkt.stage1.manifest import App
     from rkt.stage1.rootfs import Root
     from rkt.stage1.sockets import Sockets
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
         terminal: str
         manifest: manifest.Pod
         users: Range | None
+        runtime: runtime.Runtime | None
         network: PodNetwork | None
         sockets: Sockets | None
         listens: str
@@ -143,7 +144,9 @@ def _plan(pod: Pod, app: manifest.App, fills: list[volumes.Fill] | None) -> spec
     if pod.users is not None:
         from rkt.stage1 import private
 
-        private.adopt(pod.users, plan)
+        # crun 1.8 opens the sources of a user namespace without what is mounted below them.
+        is_crun = pod.runtime is not None and pod.runtime.name == "crun"
+        private.adopt(pod.users, plan, shallow=is_crun)
     path = f"{pod.rootfs}/rkt/env/{app.name}"
     atomic.write_file(path, environment.as_file(env), durable=False)
     return plan

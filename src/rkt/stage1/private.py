@@ -11,8 +11,9 @@ import os
 import stat
 
 from rkt.errors import KernelError
-from rkt.linux import libc
+from rkt.linux import libc, mounts
 from rkt.stage1 import spec
+from rkt.stage1.volumes import Bind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,8 +54,11 @@ def expose(source: str, target: str, *, recursive: bool) -> str:
     return target
 
 
-def adopt(users: Range, plan: AppPlan) -> None:
-    """Let an app run as the pod's users: check its IDs, bind what it mounts."""
+def adopt(users: Range, plan: AppPlan, *, shallow: bool) -> None:
+    """Let an app run as the pod's users: check its IDs, bind what it mounts.
+
+    A `shallow` runtime takes nothing along that is mounted below what it binds.
+    """
     users.outside(plan.uid, "user")
     for gid in (plan.gid, *plan.groups):
         users.outside(gid, "group")
@@ -62,5 +66,30 @@ def adopt(users: Range, plan: AppPlan) -> None:
     plan.null = _NULL
     top = f"{DIRECTORY}/{plan.name}"
     plan.root = expose(plan.root, top, recursive=True)
+    binds = []
     for number, bind in enumerate(plan.binds):
         bind.source = expose(bind.source, f"{top}.{number}", recursive=bind.recursive)
+        binds += [bind, *_below(bind, users)] if shallow and bind.recursive else [bind]
+    plan.binds = binds
+
+
+def _below(bind: Bind, users: Range) -> list[Bind]:
+    """Give a bind of its own to each mount below one that users can come to, parents first."""
+    start = f"{bind.source}/"
+    points = dict.fromkeys(m.point for m in mounts.table() if m.point.startswith(start))
+    return [
+        Bind(point, bind.target + point[len(bind.source) :], read_only=bind.read_only,
+             recursive=False)
+        for point in points
+        if os.path.lexists(point) and _leads_to(bind.source, point, users)
+    ]  # fmt: skip
+
+
+def _leads_to(top: str, path: str, users: Range) -> bool:
+    """Say whether users may pass through all directories from one down to a path below it."""
+    while path != top:
+        path = os.path.dirname(path)
+        info = os.stat(path)
+        if not info.st_mode & stat.S_IXOTH and users.inside(info.st_uid) < 0:
+            return False
+    return True
