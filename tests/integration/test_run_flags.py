@@ -244,6 +244,23 @@ def test_ports_of_no_app_or_of_two(rkt: RktContext) -> None:
     assert 'rkt: error: port name "www" defined multiple apps\n' in result.stderr
 
 
+def test_bytes_that_no_manifest_can_hold(rkt: RktContext) -> None:
+    path = AciBuilder("example.com/app").busybox().build(rkt.files).path
+    with open(f"{rkt.files}/env", "wb") as file:
+        file.write(b"A=caf\xe9\n")
+    text = r'environment variable "A" is not UTF-8: "caf\xe9"'
+    bad = "caf\udce9"
+    for words, problem, env in (
+        ((f"--set-env-file={rkt.files}/env", path), text, {}),
+        ((f"--set-env=A={bad}", path), text, {}),
+        (("--inherit-env", path), text, {"A": bad}),
+        ((path, f"--environment=A={bad}"), text, {}),
+        ((path, "--", bad), r'argument is not UTF-8: "caf\xe9"', {}),
+    ):
+        result = rkt.rkt(OPEN, "run", *words, status=254, env=env)
+        assert result.stderr.splitlines()[-1] == f"rkt: {problem}"
+
+
 @pytest.mark.parametrize(
     ("net", "has"), [("host", "the network of the host"), ("none", "no network")]
 )

@@ -17,7 +17,7 @@ from rkt.schema.pod import (
 )
 from rkt.schema.struct import replace
 from rkt.schema.textual import parse_mount, parse_port, parse_sandbox_port, parse_volume
-from rkt.schema.types import parse_ac_identifier, parse_ac_name, parse_bool, sanitize_ac_name
+from rkt.schema.types import parse_ac_identifier, parse_ac_name, parse_bool, quote, sanitize_ac_name
 from rkt.stage0 import overrides
 
 TYPE_CHECKING = False
@@ -211,6 +211,8 @@ def _app_section(request: PodRequest, app: AppRequest, manifest: ImageManifest) 
             )
         base = App(user=str(os.getuid()), group=str(os.getgid()))
     exec_ = (command,) if command is not None else base.exec
+    for word in (*exec_, *app.args):
+        _check_text("argument", word)
     try:
         return replace(
             base,
@@ -260,7 +262,18 @@ def _environment(request: PodRequest, app: AppRequest, base: App) -> tuple[EnvVa
     merged.update(_pairs(app, "environment"))
     merged.update(env_files(request.env_files))
     merged.update(request.explicit_env)
+    for name, value in merged.items():
+        _check_text(f'environment variable "{name}"', value)
     return tuple(EnvVar(name, value) for name, value in merged.items())
+
+
+def _check_text(what: str, text: str) -> None:
+    """Raise RktError for what no manifest can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(text).decode(errors="backslashreplace")
+        raise RktError(f"{what} is not UTF-8: {quote(shown)}") from None
 
 
 def env_files(paths: Sequence[str]) -> dict[str, str]:
