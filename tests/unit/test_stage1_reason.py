@@ -80,6 +80,22 @@ def test_a_program_that_could_not_be_executed_after_its_sockets_were_announced()
     assert end.text == "exited with status 126"
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"msg":"exec container process `/x`: Exec format error","level":"error","time":"1"}\n',
+        b"exec /x: exec format error\n",
+    ],
+)
+def test_a_program_that_the_kernel_does_not_execute(line: bytes) -> None:
+    end = reason.of_main(1, oom=False, memory=0, filtered=False, tail=line, program="/x")
+    text = 'could not be started: cannot execute "/x": exec format error'
+    assert (end.kind, end.status, end.text) == ("start", 1, text)
+    for code, tail, program in ((1, line + b"y\n", "/x"), (1, line, "/y"), (2, line, "/x")):
+        end = reason.of_main(code, oom=False, memory=0, filtered=False, tail=tail, program=program)
+        assert end.text == f"exited with status {code}"
+
+
 def test_handlers_and_stops() -> None:
     end = reason.of_handler("pre-start", 3)
     assert (end.kind, end.status, end.text) == (

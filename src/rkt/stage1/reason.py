@@ -16,6 +16,8 @@ CANNOT_START = 126
 _RESERVED = 4096
 _LONGEST = 400
 _NOT_EXECUTED = b"rkt: cannot execute "  # listen.c
+# What crun and runc write on the app's stderr when the kernel does not execute its program.
+_REFUSED = ('{{"msg":"exec container process `{}`: ', "exec {}: ")
 _LOADERS = (
     b"error while loading shared libraries: ",  # glibc: NAME: cannot open shared object file
     b"Error loading shared library ",  # musl: NAME: No such file or directory (needed by ...)
@@ -42,13 +44,14 @@ class End:
 
 
 def of_main(
-    code: int, *, oom: bool, memory: int, filtered: bool, tail: bytes, announced: bool = False
-) -> End:
+    code: int, *, oom: bool, memory: int, filtered: bool, tail: bytes, announced: bool = False,
+    program: str = "",
+) -> End:  # fmt: skip
     """Explain the end of an app's main process.
 
     `code` is its exit code or minus the signal; `oom` says that the kernel killed for lack of
     memory in the app's cgroup, whose limit is `memory` (0 for none); `tail` is what it wrote last;
-    `announced` says that it began as the program that announces sockets.
+    `announced` says that it began as the program that announces sockets, else it was `program`.
     """
     limit = f"the limit is {_size(memory)}" if memory else "no limit of its own"
     if code < 0:
@@ -68,6 +71,11 @@ def of_main(
         if line.startswith(_NOT_EXECUTED):
             text = "".join(c for c in line[5:].decode("utf-8", "replace") if c.isprintable())
             return End(code, "start", f"could not be started: {text}")
+    if code == 1 and program and not announced:
+        problem = _refusal(last_line(tail).decode("utf-8", "replace"), program)
+        if problem:
+            text = f'could not be started: cannot execute "{program}": {problem}'
+            return End(code, "start", text)
     if code == 127:
         library = missing_library(tail)
         if library:
@@ -91,6 +99,15 @@ def of_stop(end: End, why: str) -> End:
 def last_line(tail: bytes) -> bytes:
     """Give the last line of a text."""
     return tail.rstrip(b"\n").rpartition(b"\n")[2]
+
+
+def _refusal(line: str, program: str) -> str:
+    """Find why the kernel did not execute a program in the runtime's last line; "" if it did."""
+    for form in _REFUSED:
+        start = form.format(program)
+        if line.startswith(start):
+            return line[len(start) :].partition('"')[0].lower()
+    return ""
 
 
 def missing_library(tail: bytes) -> str:

@@ -350,7 +350,7 @@ class Supervisor:
         oom = self._oom_kills(app) > app.oom_kills
         end = reason.of_main(
             code, oom=oom, memory=int(limit or 0), filtered=app.plan.seccomp is not None,
-            tail=app.tail, announced=bool(app.plan.sockets),
+            tail=app.tail, announced=bool(app.plan.sockets), program=app.plan.args[0],
         )  # fmt: skip
         if app.unhealthy:
             return reason.End(end.status or 1, "health", app.unhealthy, number=end.signal)
