@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -339,6 +340,32 @@ def test_extract_and_render(rkt: RktContext, verb: str) -> None:
     assert "etc" in os.listdir(out)
     assert "manifest" not in os.listdir(out)
     assert [name for name in os.listdir(rkt.files) if name.endswith(".tmp")] == []
+
+
+@pytest.mark.parametrize("verb", ["extract", "render"])
+def test_what_a_killed_process_left_beside_the_target_is_removed(
+    rkt: RktContext, verb: str
+) -> None:
+    store(rkt, base())
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left = f"out.{dead.pid}.tmp"
+    kept = [f"out.{os.getpid()}.tmp", "out.1x.tmp", f"other.{dead.pid}.tmp", f"out.{dead.pid}0.tmp"]
+    for name in (left, *kept):
+        os.makedirs(f"{rkt.files}/{name}/tree/rootfs", 0o700)
+    for name in (f"out.{dead.pid}1.tmp", f"out.{dead.pid}2.tmp", f"out.{dead.pid}3.tmp"):
+        kept.append(name)
+    os.symlink(f"out.{os.getpid()}.tmp", f"{rkt.files}/{kept[-3]}")
+    os.makedirs(f"{rkt.files}/{kept[-2]}/letters")
+    os.makedirs(f"{rkt.files}/{kept[-1]}/done")
+    os.chown(f"{rkt.files}/{kept[-1]}", 1, 1)
+    used = os.open(f"{rkt.files}/{kept[3]}", os.O_RDONLY)
+    fcntl.flock(used, fcntl.LOCK_EX)
+    rkt.rkt("image", verb, BASE, f"{rkt.files}/out")
+    os.close(used)
+    assert {name for name in os.listdir(rkt.files) if name.endswith(".tmp")} == set(kept)
+    rkt.rkt("image", verb, "--overwrite", BASE, f"{rkt.files}/out")
+    assert not os.path.exists(f"{rkt.files}/{kept[3]}")
 
 
 @pytest.mark.parametrize("verb", ["extract", "render"])

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING
 
 from rkt.errors import KernelError, StoreError
 from rkt.image import render
-from rkt.linux import tree
+from rkt.linux import lock, tree
 from rkt.schema import codec
 from rkt.schema.image import ImageManifest
+from rkt.schema.types import DIGITS, is_made_of
 from rkt.store.records import LAYER_PREFIXES
 
 if TYPE_CHECKING:
     from rkt.store.images import Store
     from rkt.store.records import ImageRecord
+
+_STAGED = frozenset(("tree", "split", "done"))
 
 
 def extract(store: Store, record: ImageRecord, target: str, *, rootfs_only: bool) -> None:
@@ -28,7 +31,7 @@ def extract(store: Store, record: ImageRecord, target: str, *, rootfs_only: bool
             raise StoreError(f'image "{record.key}" consists of layers: only root can extract it')
         write_rendered(store, record, target, rootfs_only=rootfs_only)
         return
-    staging = _make_staging(target)
+    staging, fd = _make_staging(target)
     try:
         source = _unpacked(store, record, staging)
         if rootfs_only:
@@ -40,12 +43,13 @@ def extract(store: Store, record: ImageRecord, target: str, *, rootfs_only: bool
         raise _failure(err, staging, target) from err
     finally:
         tree.remove(staging)
+        os.close(fd)
 
 
 def write_rendered(store: Store, record: ImageRecord, target: str, *, rootfs_only: bool) -> None:
     """Write an image with its dependencies, as an app would see it, in the place of `target`."""
     rootfs = render.render(store, record.key).rootfs
-    staging = _make_staging(target)
+    staging, fd = _make_staging(target)
     try:
         done = f"{staging}/done"
         if rootfs_only:
@@ -57,6 +61,7 @@ def write_rendered(store: Store, record: ImageRecord, target: str, *, rootfs_onl
         raise _failure(err, staging, target) from err
     finally:
         tree.remove(staging)
+        os.close(fd)
 
 
 def has_layers(manifest: ImageManifest) -> bool:
@@ -64,13 +69,47 @@ def has_layers(manifest: ImageManifest) -> bool:
     return any(one.image_name.startswith(LAYER_PREFIXES) for one in manifest.dependencies)
 
 
-def _make_staging(target: str) -> str:
+def _make_staging(target: str) -> tuple[str, int]:
+    """Make a directory beside `target`, locked; take away those of killed processes."""
     staging = f"{target}.{os.getpid()}.tmp"
     try:
+        _remove_abandoned(target)
         os.mkdir(staging, 0o700)
+        fd = lock.open_dir(staging)
+        lock.acquire(fd)
     except OSError as err:
         raise KernelError("cannot write", err, target) from err
-    return staging
+    return staging, fd
+
+
+def _remove_abandoned(target: str) -> None:
+    parent, base = os.path.split(target)
+    try:
+        names = os.listdir(parent)
+    except OSError:  # one may write to a directory that one may not read
+        return
+    for name in names:
+        pid = name.removeprefix(f"{base}.").removesuffix(".tmp")
+        if name == f"{base}.{pid}.tmp" and is_made_of(pid, DIGITS) and not _is_alive(int(pid)):
+            try:
+                if _is_staging(f"{parent}/{name}"):
+                    tree.remove(f"{parent}/{name}")
+            except OSError:
+                pass  # not ours to judge, or the next one tries again
+
+
+def _is_alive(pid: int) -> bool:
+    return pid != os.getpid() and os.path.exists(f"/proc/{pid}")
+
+
+def _is_staging(path: str) -> bool:
+    """Say whether a directory is what `_make_staging` made, and nobody uses it."""
+    fd = lock.open_dir(path)
+    try:
+        is_ours = os.fstat(fd).st_uid == os.geteuid()
+        return is_ours and _STAGED.issuperset(os.listdir(fd)) and not lock.is_locked(fd)
+    finally:
+        os.close(fd)
 
 
 def _failure(err: OSError, staging: str, target: str) -> KernelError:
