@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from rkt.config import aws
 from rkt.config.insecure import InsecureOptions
 from rkt.errors import FetchError, HTTPStatusError, KernelError
 from rkt.fetch.download import Sink, download, exclusive
@@ -193,6 +195,19 @@ def test_credentials_stay_with_their_host(origin: Origin) -> None:
     using.read("https://user:pass@example.com/a", limit=LIMIT)
     assert origin.requests[2].headers["Authorization"] == "Basic dXNlcjpwYXNz"
     assert "Authorization" not in origin.requests[3].headers
+
+
+def test_what_is_signed_for_aws_is_what_is_sent(origin: Origin) -> None:
+    now = time.gmtime(0)
+    key = aws.Key("AK", "SK")
+    using = Client(InsecureOptions(), credentials=lambda url: aws.sign(key, url, now))
+    for host in ("example.com", "example.com:443", "Example.COM", "example.com:"):
+        for path in ("/", "/a%20b/%c3%a4+c~", "/?b=%7e&a"):
+            failure(f"https://{host}{path}", using=using)
+            sent = origin.requests[-1]
+            headers = sent.headers
+            again = aws.sign(key, f"https://{headers['Host']}{sent.path}", now)
+            assert headers["Authorization"] == again["Authorization"]
 
 
 def test_credentials_are_neither_shown_nor_sent_over_http(origin: Origin) -> None:

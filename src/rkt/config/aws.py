@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from urllib.parse import SplitResult
 
 _EMPTY = hashlib.sha256(b"").hexdigest()
 _REGION = re.compile(r"(?:^|\.)s3[.-](?:dualstack\.)?([a-z]{2}(?:-[a-z]+)+-[0-9]+)\.")
@@ -48,7 +49,7 @@ def sign(
     parts = urlsplit(url)
     stamp = time.strftime("%Y%m%dT%H%M%SZ", now)
     signed = {
-        "host": parts.netloc.rpartition("@")[2],
+        "host": _host(parts),
         "x-amz-content-sha256": _EMPTY,
         "x-amz-date": stamp,
         **{name.lower(): value.strip() for name, value in (headers or {}).items()},
@@ -76,6 +77,13 @@ def sign(
         "Authorization": f"AWS4-HMAC-SHA256 Credential={key.access}/{scope},"
         f"SignedHeaders={names},Signature={signature}",
     }
+
+
+def _host(parts: SplitResult) -> str:
+    """Give the header `Host` as the client sends it: in lower case, without the usual port."""
+    host = parts.netloc.rpartition("@")[2].lower()
+    port = {"http": ":80", "https": ":443"}[parts.scheme]
+    return host.removesuffix(port).removesuffix(":")
 
 
 def _query(text: str) -> str:
