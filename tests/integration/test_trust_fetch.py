@@ -794,9 +794,16 @@ def test_dependency_with_another_id(rkt: RktContext, publish: Callable[[AciBuild
 def test_dependency_that_is_not_there(
     rkt: RktContext, publish: Callable[[AciBuilder], Aci]
 ) -> None:
-    publish(depending("example.com/top", {"imageName": "example.com/missing"}))
-    text = refused(rkt, "fetch", "example.com/top")
-    assert 'discovery failed for "example.com/missing"' in text
+    base = publish(AciBuilder("example.com/base"))
+    builder = depending("example.com/top", {"imageName": "example.com/base"},
+                        {"imageName": "example.com/missing"})  # fmt: skip
+    top = publish(builder)
+    missing = 'discovery failed for "example.com/missing"'
+    assert missing in refused(rkt, "fetch", "example.com/top")
+    assert set(images(rkt)) == {top.key, base.key}
+    text = refused(rkt, "fetch", "--pull-policy=new", "example.com/top")
+    assert missing in text
+    assert "fetching image from" not in text
 
 
 def test_dependency_cycle(rkt: RktContext, publish: Callable[[AciBuilder], Aci]) -> None:

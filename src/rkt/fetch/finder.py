@@ -66,8 +66,9 @@ class Finder:
         """Give the stored image that an address stands for, fetching it first if need be.
 
         `signature` is a file or URL to take instead of the usual place; without `dependencies` the
-        image may lack some that it needs to run.  Raises NotFound or one of the FetchErrors; then
-        nothing of the image is in the store.
+        image may lack some that it needs to run.  Raises NotFound or one of the FetchErrors.  An
+        image that is refused is not stored; one whose dependencies cannot all be had is, and so are
+        those that were: the next attempt need not fetch them again.
         """
         found = classify(address)
         if found.kind == HASH:
