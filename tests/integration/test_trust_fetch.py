@@ -524,6 +524,12 @@ def test_insecure_image(rkt: RktContext, origin: Origin, published: Aci) -> None
     assert "404" in refused(rkt, "fetch", NAME)
 
 
+def test_several_images_without_verification_are_one_warning(rkt: RktContext) -> None:
+    paths = [AciBuilder(f"example.com/{name}").build(rkt.files).path for name in "ab"]
+    result = rkt.rkt("--insecure-options=image", "fetch", *paths)
+    assert result.stderr == "rkt: warning: signature verification has been disabled\n"
+
+
 @pytest.mark.usefixtures("origin")
 def test_skipped_image_is_verified_by_a_later_fetch(rkt: RktContext, trusted: Aci) -> None:
     for address in (NAME, f"https://{IMAGE}"):

@@ -89,6 +89,7 @@ class Fetcher:
         credentials = None if read is None else lambda url: read().headers(url)
         self._client = Client(options.insecure, credentials=credentials)
         self._offered: set[str] = set()
+        self._warned = False
 
     # -- the three kinds of address
 
@@ -119,7 +120,7 @@ class Fetcher:
         with ExitStack() as stack:
             stable = self._stable(path, stack)
             if self._insecure.image:
-                _warn_skipped()
+                self._warn_skipped()
                 return self._ingest(stable, wanted, None, None)
             data = self._signature(signature or path.removesuffix(".aci") + ".aci.asc")
             if data is None:
@@ -162,7 +163,7 @@ class Fetcher:
             return self._use(known, wanted)
         log.info(f"fetching image from {one_line(shown(url))}")
         if self._insecure.image:
-            _warn_skipped()
+            self._warn_skipped()
         layout.ensure(self._store.data_dir)
         directory = f"{self._store.path}/partial"
         with exclusive(directory, url):
@@ -248,6 +249,11 @@ class Fetcher:
         return self._store.get(record.key)
 
     # -- signatures and keys
+
+    def _warn_skipped(self) -> None:
+        if not self._warned:
+            self._warned = True
+            log.warning("signature verification has been disabled")
 
     def _signature(self, location: str) -> bytes | None:
         """Read a detached signature from a file or URL; None if the server asks to come later."""
@@ -448,10 +454,6 @@ def _check(wanted: _Wanted, name: str, labels: Mapping[str, str]) -> None:
                 f'requested value for label "{label}": "{value}" differs from fetched aci label '
                 f'value: "{one_line(found)}"'
             )
-
-
-def _warn_skipped() -> None:
-    log.warning("signature verification has been disabled")
 
 
 def _say_verified(signer: Signer) -> None:
