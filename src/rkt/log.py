@@ -32,14 +32,14 @@ def divert(writer: Callable[[str], None] | None) -> None:
 
 
 def plain(text: str) -> None:
-    """Write a line to stderr without the prefix; that nobody can read it stops nothing."""
+    """Write a line to stderr without the prefix; it is lost if stderr takes nothing."""
     if _Level.writer is not None:
         _Level.writer(text + "\n")
         return
     try:
         sys.stderr.write(text + "\n")
         sys.stderr.flush()
-    except OSError:
+    except OSError:  # a full disk, a closed pipe: no reason to fail, nor a way to tell
         pass
 
 

@@ -99,6 +99,31 @@ def test_exit_status(rkt: RktContext, script: str, status: int) -> None:
     sh(rkt, script, status=status)
 
 
+def to_full(rkt: RktContext, streams: str, *args: str) -> Result:
+    """Run a command some of whose streams are on a full disk."""
+    return rkt.run(["sh", "-c", f'exec "$@" {streams}', "sh", *rkt.argv(*args)])
+
+
+def test_messages_that_cannot_be_written_stop_nothing(rkt: RktContext) -> None:
+    path = image(rkt, exec=("/bin/sh", "-c", "echo heard; exit 3")).path
+    assert to_full(rkt, "2>/dev/full", OPEN, "run", path) == (3, "heard\n", "")
+    done = rkt.run(["bash", "-c", '"$@" 2> >(exit)', "bash", *rkt.argv(OPEN, "run", path)])
+    assert done == (3, "heard\n", "")
+    assert to_full(rkt, ">/dev/full 2>&1", OPEN, "run", path).status == 3
+    assert to_full(rkt, "2>/dev/full", "nosuch").status == 254
+
+
+@pytest.mark.parametrize("words", ["version", "help", "list", "list --format=json", "logs p"])
+def test_an_answer_that_cannot_be_written_is_a_failure(rkt: RktContext, words: str) -> None:
+    if words == "logs p":
+        sh(rkt, "seq 10000", "--pod-name=p")
+    argv = [*rkt.argv(), *words.split()]
+    if words in ("version", "help"):  # answered before any flag is looked at
+        argv = [*argv[: argv.index("--") + 2], words]
+    done = rkt.run(["sh", "-c", 'exec "$@" >/dev/full', "sh", *argv])
+    assert done == (254, "", "rkt: cannot write the output: No space left on device\n")
+
+
 def test_the_first_failing_app_ends_the_pod(rkt: RktContext) -> None:
     aci = image(rkt)
     rkt.rkt(

@@ -133,7 +133,7 @@ def on_full_stream(number: int, *args: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("args", [["version"], ["help"], ["list"], ["list", "--help"]])
 def test_an_answer_that_cannot_be_written_is_a_failure(args: list[str], tmp_path: Path) -> None:
-    text = "rkt: cannot write to stdout: No space left on device\n"
+    text = "rkt: cannot write the output: No space left on device\n"
     assert on_full_stream(1, f"--dir={tmp_path}", *args) == (254, text)
 
 

@@ -70,7 +70,7 @@ def _flush() -> None:
     except BrokenPipeError:
         raise
     except OSError as err:
-        raise errors.KernelError("cannot write to stdout", err) from err
+        raise errors.KernelError("cannot write the output", err) from err
 
 
 def _have_streams() -> None:

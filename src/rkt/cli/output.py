@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from rkt import const, log
+from rkt.errors import KernelError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,14 +20,25 @@ def write(text: str) -> None:
 
 
 def raw(data: bytes, *, stderr: bool) -> None:
-    """Write bytes of an app to the stream that they came from."""
-    (sys.stderr if stderr else sys.stdout).buffer.write(data)
+    """Write bytes of an app to the stream that they came from.  Raises KernelError."""
+    try:
+        (sys.stderr if stderr else sys.stdout).buffer.write(data)
+    except OSError as err:
+        raise _unwritten(err) from err
 
 
 def flush() -> None:
-    """Let what was written be seen."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    """Let what was written be seen.  Raises KernelError."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError as err:
+        raise _unwritten(err) from err
+
+
+def _unwritten(err: OSError) -> Exception:
+    is_pipe = isinstance(err, BrokenPipeError)  # who reads no more wants no message
+    return err if is_pipe else KernelError("cannot write the output", err)
 
 
 def line(text: str = "") -> None:

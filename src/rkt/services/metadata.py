@@ -13,7 +13,6 @@ import re
 import signal
 import socket
 import struct
-import sys
 import weakref
 from urllib.parse import unquote_to_bytes
 
@@ -326,7 +325,7 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
     shown = one_line(_SECRET.sub(lambda m: "/****" if m[0][0] == "/" else "****", request.path_qs))[
         :300
     ]
-    sys.stderr.write(f"{request.method} {shown} - {response.status}\n")
+    log.plain(f"{request.method} {shown} - {response.status}")
     return response
 
 
