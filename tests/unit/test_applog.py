@@ -186,6 +186,45 @@ def test_a_line_without_end_does_not_grow_in_memory(rig: Rig) -> None:
     assert len(b"".join(b.data for b in reader.blocks(final=True))) + sum(sizes) == 40 * 65536
 
 
+def test_the_pieces_of_a_long_line_count_as_one(rig: Rig) -> None:
+    long = b"a" * (3 << 20)
+    for at in range(0, len(long), 65536):
+        rig.writer.write(1, long[at : at + 65536])
+    rig.writer.write(1, b"end\nafter\n")
+    found = list(rig.reader().blocks(final=True))
+    assert len({block.time for block in found[:-1]}) == 1
+    for count, text in ((1, b"after\n"), (2, long + b"end\nafter\n"), (3, long + b"end\nafter\n")):
+        last = logs.tail(rig.reader().blocks(final=True), count)
+        assert b"".join(block.data for block in last) == text
+    assert [block.begins for block in found] == [True, False, False, True]
+
+
+def test_a_tail_has_no_end_of_a_line_whose_beginning_it_has_not() -> None:
+    blocks = [
+        logs.Block("a", 1, 1, 1, b"long "), logs.Block("a", 2, 2, 2, b"other\n"),
+        logs.Block("a", 1, 1, 3, b"end\n", begins=False),
+    ]  # fmt: skip
+    assert [block.data for block in logs.tail(blocks, 1)] == [b"other\n"]
+    assert [block.data for block in logs.tail(blocks, 2)] == [b"long ", b"other\n", b"end\n"]
+
+
+def test_what_follows_a_long_line_without_end_is_a_line_of_its_own(rig: Rig) -> None:
+    for _ in range(17):
+        rig.writer.write(1, b"a" * 65536)
+    rig.writer.close()
+    rig.writer = rig.write_anew()
+    rig.writer.write(1, b"new\n")
+    assert rig.text() == b"a" * 17 * 65536 + b"\nnew\n"
+
+
+def test_other_files_in_the_directory_are_none_of_the_log(rig: Rig) -> None:
+    rig.writer.write(1, b"line\n")
+    for name in ("3", "000000007", "\u00b2", "00000001.old"):
+        with open(f"{rig.directory}/{name}", "wb") as file:
+            file.write(b"no log at all")
+    assert rig.text() == b"line\n"
+
+
 def test_a_full_disk_is_said_once_and_accounted_for(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,29 +32,34 @@ _READ = 4 << 20
 class Block:
     """Lines of one stream of an app; only the last one of a stream that ended may lack its end.
 
+    A line that is too long to be held back comes in several; only the first of them `begins`.
     `time` is when the first line began, `order` when the last one was written, both in ns.
     """
 
-    __slots__ = ("app", "data", "order", "stream", "time")
+    __slots__ = ("app", "begins", "data", "order", "stream", "time")
 
-    def __init__(self, app: str, stream: int, time: int, order: int, data: bytes) -> None:
+    def __init__(
+        self, app: str, stream: int, time: int, order: int, data: bytes, *, begins: bool = True
+    ) -> None:
         self.app = app
         self.stream = stream
         self.time = time
         self.order = order
         self.data = data
+        self.begins = begins
 
 
 class _Stream:
     """A stream on its way from chunks to lines."""
 
-    __slots__ = ("carry", "known", "number", "time")
+    __slots__ = ("begun", "carry", "known", "number", "time")
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.carry = bytearray()
         self.time = 0
         self.known = False  # whether the beginning of the present line was seen
+        self.begun = False  # whether it was also given
 
 
 class AppLog:
@@ -103,7 +108,8 @@ class AppLog:
                 yield from self._rest(stream)
 
     def _numbers(self) -> list[int]:
-        return sorted(int(name) for name in os.listdir(self._directory) if name.isdigit())
+        names = [name for name in os.listdir(self._directory) if name.isascii() and name.isdigit()]
+        return sorted(int(name) for name in names if name == f"{int(name):08d}")
 
     def _open(self, number: int) -> None:
         try:
@@ -173,6 +179,7 @@ class AppLog:
         if not flags & _MID_LINE:
             yield from self._rest(stream, end=b"\n")
         elif not stream.known:  # the beginning of the line is lost, so the rest of it is no line
+            yield from self._rest(stream, end=b"\n")
             cut = data.find(b"\n") + 1
             if cut == 0:
                 return
@@ -182,28 +189,35 @@ class AppLog:
                 return
         stream.known = True
         end = data.rfind(b"\n") + 1
-        if end and stream.carry:
+        first = 0
+        if end and (stream.carry or stream.begun):
             first = data.find(b"\n") + 1
-            line, stream.carry = stream.carry, bytearray()
-            line += data[:first]
-            yield Block(self.app, stream.number, stream.time, time, bytes(line))
-            if first < end:
-                yield Block(self.app, stream.number, time, time, data[first:end])
-        elif end:
-            yield Block(self.app, stream.number, time, time, data[:end])
+            stream.carry += data[:first]
+            yield self._carried(stream, time)
+            stream.begun = False
+        if first < end:
+            yield Block(self.app, stream.number, time, time, data[first:end])
         if end < len(data):
-            if not stream.carry:
+            if not stream.carry and not stream.begun:
                 stream.time = time
             stream.carry += data[end:]
             if len(stream.carry) > _LONGEST:
-                piece, stream.carry = stream.carry, bytearray()
-                yield Block(self.app, stream.number, stream.time, time, bytes(piece))
+                yield self._carried(stream, time)
+                stream.begun = True
+
+    def _carried(self, stream: _Stream, order: int) -> Block:
+        """Give what was held back of a line."""
+        piece, stream.carry = bytes(stream.carry), bytearray()
+        begins = not stream.begun
+        return Block(self.app, stream.number, stream.time, order, piece, begins=begins)
 
     def _rest(self, stream: _Stream, *, end: bytes = b"") -> Iterator[Block]:
         """Yield a line that will not be finished; where others follow it gets an end."""
+        if stream.carry or stream.begun:
+            stream.carry += end
         if stream.carry:
-            piece, stream.carry = stream.carry + end, bytearray()
-            yield Block(self.app, stream.number, stream.time, self._order, bytes(piece))
+            yield self._carried(stream, self._order)
+        stream.begun = False
 
 
 def apps(pod: Pod) -> list[str]:
@@ -228,18 +242,24 @@ def merged(logs: Sequence[AppLog], *, final: bool) -> Iterator[Block]:
 
 
 def tail(blocks: Iterable[Block], count: int) -> list[Block]:
-    """Give the last `count` lines."""
+    """Give the last `count` lines; fewer if long ones of several streams came at the same time."""
     kept: deque[tuple[Block, int]] = deque()
     total = 0
     for block in blocks:
-        number = block.data.count(b"\n") + (not block.data.endswith(b"\n"))
+        number = block.data.count(b"\n") + (not block.data.endswith(b"\n")) - (not block.begins)
         kept.append((block, number))
         total += number
         while total - kept[0][1] >= count:
             total -= kept.popleft()[1]
             if not kept:
                 break
-    found = [block for block, _ in kept]
+    found: list[Block] = []
+    whole = set()
+    for block, _ in kept:
+        if block.begins:
+            whole.add((block.app, block.stream))
+        if (block.app, block.stream) in whole:  # else its beginning was dropped
+            found.append(block)
     if found and total > count:
         found[0].data = b"".join(_lines(found[0].data)[total - count :])
     return found
