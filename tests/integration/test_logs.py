@@ -169,6 +169,7 @@ def test_several_apps(rkt: RktContext, image: str) -> None:
         uuid = file.read()
     assert rkt.rkt("logs", uuid)[1:] == ("one: of one\ntwo: of two\n", "two: bad\n")
     assert rkt.rkt("logs", "--app=two", uuid)[1:] == ("of two\n", "bad\n")
+    assert rkt.rkt("logs", "--app=two", "--app=two", uuid)[1:] == ("of two\n", "bad\n")
     result = rkt.rkt("logs", "--app=three", uuid, status=254)
     assert result.stderr == f'rkt: pod "{uuid}": no app "three"\nhint: its apps are: one, two\n'
 

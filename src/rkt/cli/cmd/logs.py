@@ -117,7 +117,7 @@ class _Reader:
                                hint=f"its apps are: {', '.join(known)}")  # fmt: skip
         if not found and not running:
             raise NotFound(f'pod "{pod.uuid}": no logs were kept of it')
-        self.several = len(known) > 1 and len(wanted) != 1
+        self.several = len(known) > 1 and len(set(wanted)) != 1
 
     def look_for_more(self, watch: Watch | None = None) -> None:
         """Open the logs of apps that have come."""
