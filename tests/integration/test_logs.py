@@ -71,10 +71,13 @@ def test_logs_outlive_the_app_until_it_is_collected(rkt: RktContext, image: str)
     assert rkt.rkt("logs", uuid, status=254).stderr == gone
 
 
-def test_following_ends_with_the_pod_and_tears_no_line(rkt: RktContext, image: str) -> None:
+@pytest.mark.parametrize("flags", [[], ["--until=2200-01-01"]], ids=["endless", "until"])
+def test_following_ends_with_the_pod_and_tears_no_line(
+    rkt: RktContext, image: str, flags: list[str]
+) -> None:
     script = "printf half; until [ -e /go ]; do sleep 0.02; done; echo ' whole'; sleep 1000"
     uuid = start(rkt, image, script)
-    follower = rkt.spawn("logs", "--follow", uuid)
+    follower = rkt.spawn("logs", "--follow", *flags, uuid)
     rkt.rkt("enter", uuid, "/bin/touch", "/go")
     assert line(follower) == b"half whole\n"
     assert follower.poll() is None

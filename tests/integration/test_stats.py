@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import re
 import signal
+import subprocess
 from typing import TYPE_CHECKING
+
+import pytest
 
 from rkt_testkit.acibuilder import AciBuilder
 from rkt_testkit.probes import needs
 
 if TYPE_CHECKING:
-    import subprocess
-
     from rkt_testkit.context import RktContext
 
 pytestmark = needs("root", "rkt", "overlay", "oci-runtime", "busybox")
@@ -82,6 +83,16 @@ def test_on_a_terminal_until_interrupted(rkt: RktContext) -> None:
     process.send_signal(signal.SIGTERM)
     process.wait(30)
     assert following.wait(30) == 0
+
+
+def test_the_longest_interval(rkt: RktContext) -> None:
+    following = rkt.spawn("stats", "--follow", "--interval=2562047h")
+    assert following.stdout is not None
+    assert following.stdout.readline().startswith(b"UUID")
+    with pytest.raises(subprocess.TimeoutExpired):
+        following.wait(0.2)
+    following.send_signal(signal.SIGINT)
+    assert following.wait(20) == 0
 
 
 def test_bad_values(rkt: RktContext) -> None:

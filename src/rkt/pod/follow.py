@@ -13,6 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rkt.pod.lifecycle import Pod
 
+_LONGEST = 1 << 30  # ms, about what poll(2) takes
+
 
 class Watch:
     """Wakes up when a log grows or appears, and when the pod has ended."""
@@ -45,7 +47,7 @@ class Watch:
 
     def wait(self, seconds: float | None = None) -> None:
         """Wait for something to happen; sets `ended` when the pod has ended."""
-        limit = None if seconds is None else max(0, int(seconds * 1000) + 1)
+        limit = None if seconds is None else min(max(0, int(seconds * 1000) + 1), _LONGEST)
         for fd, _ in self._poll.poll(limit):
             if fd == self._ended_r:
                 self.ended = True

@@ -41,6 +41,7 @@ _HEADERS = (
     "RECEIVED", "SENT",
 )  # fmt: skip
 _CLEAR = "\x1b[H\x1b[2J"
+_LONGEST = 1e9  # seconds; the kernel takes no time beyond the year 2262
 
 
 def run(context: Context, args: Parsed) -> int:
@@ -65,7 +66,7 @@ def run(context: Context, args: Parsed) -> int:
             if uuids and not running:
                 return 0
             output.flush()
-            time.sleep(interval)
+            time.sleep(min(interval, _LONGEST))
     except KeyboardInterrupt:  # the way to end it; there is no state of the terminal to restore
         return 0
 
