@@ -414,6 +414,24 @@ def test_garbage_and_many_clients(service: Service) -> None:
         client.channel.close()
 
 
+def test_calls_that_are_cancelled_leave_nothing_open(
+    rkt: RktContext, image: str, service: Service
+) -> None:
+    rkt.rkt(OPEN, "run", f"--uuid-file-save={rkt.files}/uuid", image, *SHELL, "echo line")
+    with open(f"{rkt.files}/uuid") as file:
+        request = pb.GetLogsRequest(pod_id=file.read())
+    directory = f"/proc/{service.process.pid}/fd"
+    assert len(list(service.client.GetLogs(request))) == 1
+    before = len(os.listdir(directory))
+    for pause in range(200):
+        calls = [service.client.GetLogs(request) for _ in range(5)]
+        threading.Event().wait(pause * 2e-5)  # so that each step is met by some
+        for call in calls:
+            call.cancel()
+    rkt.wait_for(lambda: len(os.listdir(directory)) == before)
+    assert len(list(service.client.GetLogs(request))) == 1
+
+
 def test_who_is_not_root_gets_no_logs(rkt: RktContext, image: str) -> None:
     rkt.rkt(OPEN, "run", f"--uuid-file-save={rkt.files}/uuid", image, *SHELL, "echo secret")
     with open(f"{rkt.files}/uuid") as file:

@@ -104,8 +104,21 @@ class PublicAPI:
 
         return answer
 
-    def _run(self, call: Callable[..., T], *args: object) -> asyncio.Future[T]:
-        return asyncio.get_running_loop().run_in_executor(self._threads, call, *args)
+    async def _run(self, call: Callable[..., T], *args: object) -> T:
+        """Call something in a thread; not left before it is done, whoever cancels.
+
+        Else the descriptors that it uses would be closed, and those that it opens not.
+        """
+        job = self._threads.submit(call, *args)
+        try:
+            return await asyncio.wrap_future(job)
+        except asyncio.CancelledError:
+            while not job.done():
+                try:
+                    await asyncio.wait([asyncio.wrap_future(job)])
+                except asyncio.CancelledError:
+                    pass
+            raise
 
     async def _info(self, _request: pb.GetInfoRequest, stream: Stream[Any, Any]) -> None:
         info = pb.Info(
@@ -222,7 +235,7 @@ class PublicAPI:
     async def _logs(self, request: pb.GetLogsRequest, stream: Stream[Any, Any]) -> None:
         if request.lines < 0 or request.since_time < 0 or request.until_time < 0:
             raise UsageError("lines and times must not be negative")
-        with await self._run(self._opened, request.pod_id) as pod:
+        with self._opened(request.pod_id) as pod:  # not in a thread, whose answer may get lost
             reader = await self._run(apilogs.Reader, pod, request)
             try:
                 if request.follow and reader.running:

@@ -13,7 +13,7 @@ from rkt.linux import libc
 from rkt.pod import eventwatch, logs, view
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from rkt.pod.lifecycle import Pod
     from rkt.pod.logs import AppLog, Block
@@ -86,7 +86,7 @@ class Reader:
 
 
 async def follow(
-    pod: Pod, reader: Reader, until: int, run: Callable[..., asyncio.Future[list[str] | None]]
+    pod: Pod, reader: Reader, until: int, run: Callable[..., Awaitable[list[str] | None]]
 ) -> AsyncIterator[list[str]]:
     """Yield lines as they come, until the pod ends.  `run` calls something in a thread."""
     loop = asyncio.get_running_loop()
