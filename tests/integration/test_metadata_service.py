@@ -432,6 +432,50 @@ def test_connections_that_supervisors_carry(rkt: RktContext, service: Service) -
     assert TOKEN not in service.stop()
 
 
+def test_damaged_requests_are_no_tracebacks(rkt: RktContext, service: Service) -> None:
+    service.both()
+    start = f"/{TOKEN}/acMetadata/v1/pod/"
+    for body in ("", "--y\r\n", "--x\r\n\r\n", '--x\r\nContent-Disposition: form-data; name="'):
+        for kind in ("", "; boundary=x", "; boundary=" + "x" * 100):
+            head = f"Content-Type: multipart/form-data{kind}\r\nContent-Length: {len(body)}"
+            request = f"POST {start}hmac/sign HTTP/1.0\r\n{head}\r\n\r\n{body}".encode()
+            assert exchange(rkt, request).startswith(b"HTTP/1.0 400 ")
+    for text in (
+        f"GET {start}\x1b HTTP/1.1\r\n\r\n", f"GET {start}{'a' * 50000} HTTP/1.1\r\n\r\n",
+        f"GET {start}uuid HTTP/7.7\r\n\r\n", "\x16\x03\x01\r\n\r\n",
+    ):  # fmt: skip
+        assert exchange(rkt, text.encode()).startswith(b"HTTP/1.0 400 ")
+    got = service.ask("/pod/hmac/verify", {"content": b"x", "uuid": UUID.encode()})
+    assert got == (400, TEXT, b"signature field missing or corrupt: there is none\n")
+    said = service.stop()
+    assert "Traceback" not in said
+    assert TOKEN not in said
+
+
+def test_connections_without_a_request_keep_nobody_out(rkt: RktContext, service: Service) -> None:
+    service.both()
+    begun = b"GET /x HTTP/1.1\r\nHost: x\r\n"
+    socks = []
+    for _ in range(300):
+        socks.append(tcp(rkt))
+        try:
+            socks[-1].sendall(begun)
+        except ConnectionError:  # one too many
+            pass
+    closed = 0
+    for sock in socks:
+        sock.settimeout(30)
+        try:
+            assert sock.recv(1) == b""
+        except ConnectionError:
+            pass
+        closed += 1
+        sock.close()
+    assert closed == 300
+    assert service.ask("/pod/uuid") == (200, TEXT, UUID.encode())
+    assert service.stop().count("\n") == 4
+
+
 OLD = "http://169.254.169.255"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import logging
 import os
 import re
 import signal
@@ -35,7 +36,11 @@ _PATH = "/acMetadata/v1"
 _PREFIX = f"/{{token}}{_PATH}"
 _PREAMBLE = b"rkt-pod-token "
 _MAX_PREAMBLE = 256
-_FIRST_BYTES = 10.0
+_HEAD = 10.0  # seconds for the first request of a connection to come, without its body
+_LONGEST_HEAD = 32 << 10  # more than aiohttp reads
+_BODY = 30.0  # seconds
+_CONNECTIONS = 512
+_FROM_ONE_ADDRESS = 256  # no pod with a network of its own can keep the others out
 _MAX_FORM = 1 << 20
 _MAX_FIELDS = 100
 _MAX_MANIFEST = 16 << 20
@@ -59,6 +64,16 @@ class Public:
         self._registry = registry
         self._tokens: weakref.WeakKeyDictionary[asyncio.BaseTransport, str]
         self._tokens = weakref.WeakKeyDictionary()
+        self._open: dict[asyncio.Transport, object] = {}
+
+    def admits(self, transport: asyncio.Transport) -> bool:
+        """Count a connection; say whether there are not too many."""
+        if len(self._open) >= _FROM_ONE_ADDRESS:
+            self._open = {one: at for one, at in self._open.items() if not one.is_closing()}
+        address = (transport.get_extra_info("peername") or ("",))[0]
+        self._open[transport] = address
+        from_there = list(self._open.values()).count(address)
+        return len(self._open) <= _CONNECTIONS and from_there <= _FROM_ONE_ADDRESS
 
     def know(self, transport: asyncio.BaseTransport, token: str) -> None:
         """Note whose a connection is: its URLs need no token."""
@@ -166,9 +181,11 @@ class Public:
         content = form.get("content")
         if content is None:
             raise Failure(400, "content field missing")
+        if "signature" not in form:
+            raise Failure(400, "signature field missing or corrupt: there is none")
         try:
             signature = base64.b64decode(form["signature"], validate=True)
-        except (KeyError, binascii.Error) as err:
+        except binascii.Error as err:
             raise Failure(400, f"signature field missing or corrupt: {err}") from err
         valid = self._registry.verify(uuid, content, signature)
         return web.Response(status=200 if valid else 403, body=b"", headers=_TEXT)
@@ -187,13 +204,19 @@ def _value(what: str, name: str, values: dict[str, str]) -> web.Response:
 async def _form(request: web.Request) -> dict[str, bytes]:
     """Read a form; the first value of each name, as bytes: a content need not be text."""
     found: dict[str, bytes] = {}
-    if request.content_type == "multipart/form-data":
-        data = await request.post()
-        for key in data:
-            value = data[key]
-            found[key] = value.encode() if isinstance(value, str) else b""
-        return found
-    body = (await request.read()).replace(b"+", b" ")
+    try:
+        async with asyncio.timeout(_BODY):
+            if request.content_type == "multipart/form-data":
+                data = await request.post()
+                for key in data:
+                    value = data[key]
+                    found[key] = value.encode() if isinstance(value, str) else b""
+                return found
+            body = (await request.read()).replace(b"+", b" ")
+    except TimeoutError:
+        raise Failure(408, "the form did not come") from None
+    except (ValueError, LookupError, AssertionError) as err:  # aiohttp's, of a damaged form
+        raise Failure(400, f"the form cannot be read: {one_line(str(err))}") from err
     for field in body.split(b"&", _MAX_FIELDS):
         name, _, content = field.partition(b"=")
         key = unquote_to_bytes(name).decode("utf-8", "replace")
@@ -322,6 +345,9 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
         response = web.Response(status=err.status, body=f"{err.reason}\n".encode(), headers=_TEXT)
         if "Allow" in err.headers:
             response.headers["Allow"] = err.headers["Allow"]
+    except Exception as err:  # noqa: BLE001 - one answer's failure is not the service's
+        log.warning(f"internal error: {type(err).__name__}: {one_line(str(err))}")
+        response = web.Response(status=500, body=b"internal error\n", headers=_TEXT)
     shown = one_line(_SECRET.sub(lambda m: "/****" if m[0][0] == "/" else "****", request.path_qs))[
         :300
     ]
@@ -344,10 +370,13 @@ class Front(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Wait for the first bytes, not for ever."""
-        if isinstance(transport, asyncio.Transport):
-            self._transport = transport
-            self._timer = asyncio.get_running_loop().call_later(_FIRST_BYTES, transport.abort)
+        """Wait for the first request, not for ever."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        if not self._public.admits(transport):
+            transport.abort()
+            return
+        self._timer = asyncio.get_running_loop().call_later(_HEAD, transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Forget it."""
@@ -355,7 +384,7 @@ class Front(asyncio.Protocol):
             self._timer.cancel()
 
     def data_received(self, data: bytes) -> None:
-        """Hand the connection on to the server as soon as it is known whose it is."""
+        """Hand the connection on to the server once its first request has come but for a body."""
         self._data += data
         told = self._data[: len(_PREAMBLE)]
         rest = self._data
@@ -368,8 +397,8 @@ class Front(asyncio.Protocol):
                     self._transport.abort()
                 return
             self._public.know(self._transport, line.decode("ascii", "replace"))
-        elif _PREAMBLE.startswith(told):
-            return  # too short to say
+        if len(rest) < _LONGEST_HEAD and b"\r\n\r\n" not in rest:
+            return
         if self._timer is not None:
             self._timer.cancel()
         handler = self._server()
@@ -419,6 +448,8 @@ def run(
     directory: str, *, ttl: float, public: list[socket.socket], registration: socket.socket
 ) -> None:
     """Run the service on sockets that listen already.  Raises RktError."""
+    for name in ("aiohttp", "asyncio"):  # tracebacks of what clients sent, tokens in them
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     registry = Registry(directory, ttl=ttl)
     for text in registry.damaged:
         log.warning(f"dropped a damaged registration: {one_line(text)}")
