@@ -389,6 +389,22 @@ def test_output_that_must_not_be_overwritten(rkt: RktContext, verb: str) -> None
     rkt.rkt("image", "verify", "--all")
 
 
+@pytest.mark.parametrize("verb", ["extract", "render"])
+def test_what_is_mounted_in_the_output_directory_is_kept(rkt: RktContext, verb: str) -> None:
+    store(rkt, base())
+    out = f"{rkt.files}/out"
+    os.makedirs(f"{out}/mine/mnt")
+    rkt.run([*rkt.enter_argv(), "mount", "-t", "tmpfs", "none", f"{out}/mine/mnt"])
+    for path in (out, f"{out}/mine/mnt"):
+        text = refused(rkt, "image", verb, "--overwrite", BASE, path)
+        where = f"{os.path.realpath(out)}/mine/mnt"
+        assert text == f'rkt: this would delete what is mounted at "{where}". Refusing.\n'
+        assert os.listdir(out) == ["mine"]
+    rkt.run([*rkt.enter_argv(), "umount", f"{out}/mine/mnt"])
+    rkt.rkt("image", verb, "--overwrite", BASE, out)
+    assert sorted(os.listdir(out)) == ["manifest", "rootfs"]
+
+
 def test_render_without_a_dependency(rkt: RktContext) -> None:
     store(rkt, base(), top())
     rkt.rkt("image", "rm", BASE)

@@ -48,4 +48,14 @@ def check_output(context: Context, path: str, *, overwrite: bool) -> str:
             raise RktError("output directory exists (try --overwrite)")
         if not os.path.isdir(target):
             raise RktError(f'"{path}" is not a directory')
+        _refuse_mounts(target)
     return target
+
+
+def _refuse_mounts(target: str) -> None:
+    from rkt.linux import mounts
+
+    for mount in mounts.table():
+        if f"{mount.point}/".startswith(f"{target}/"):
+            where = one_line(mount.point)
+            raise RktError(f'this would delete what is mounted at "{where}". Refusing.')

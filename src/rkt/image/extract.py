@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING
 
 from rkt.errors import KernelError, StoreError
 from rkt.image import render
-from rkt.linux import lock, tree
+from rkt.linux import libc, lock, tree
 from rkt.schema import codec
 from rkt.schema.image import ImageManifest
 from rkt.schema.types import DIGITS, is_made_of
@@ -164,6 +165,14 @@ def _compose(store: Store, record: ImageRecord, rootfs: str, target: str) -> Non
 
 
 def _put(done: str, target: str) -> None:
-    if os.path.lexists(target):
-        tree.remove(target)
-    os.rename(done, target)
+    """Give `done` the name `target`; what had it goes with the staging directory."""
+    if not os.path.lexists(target):
+        os.rename(done, target)
+        return
+    try:
+        libc.exchange(done, target)
+    except OSError as err:
+        if err.errno not in (errno.EINVAL, errno.ENOSYS):
+            raise
+        tree.remove(target)  # a file system that cannot swap
+        os.rename(done, target)
