@@ -154,8 +154,15 @@ class KernelError(RktError):
 
 
 def one_line(text: str) -> str:
-    """Make text that somebody else wrote fit for a terminal line: no control characters."""
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+    """Make text that somebody else wrote fit for a terminal line: no control characters.
+
+    A byte that is no UTF-8, which Python has as U+DC80 to U+DCFF, is shown as that byte.
+    """
+    return "".join(c if c.isprintable() else f"\\x{_number(c):02x}" for c in text)
+
+
+def _number(c: str) -> int:
+    return ord(c) - 0xDC00 if "\udc80" <= c <= "\udcff" else ord(c)
 
 
 def chain(err: BaseException) -> list[str]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 
 import pytest
@@ -63,3 +64,8 @@ def test_a_cause_is_said_once_though_it_has_a_path() -> None:
     except errors.RktError as err:
         shown = errors.describe(err)
     assert shown == 'cannot write to the store "/store/tmp": No such file or directory'
+
+
+def test_what_others_wrote_is_one_line_and_bytes_are_bytes() -> None:
+    text = os.fsdecode(b"a\n\x1b\xff\xc3\xa9")
+    assert errors.one_line(text) == "a\\x0a\\x1b\\xff\u00e9"
