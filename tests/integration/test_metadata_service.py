@@ -324,9 +324,24 @@ def test_socket_activation(rkt: RktContext) -> None:
 
 def test_a_second_service_does_not_disturb_the_first(rkt: RktContext, service: Service) -> None:
     result = rkt.rkt("metadata-service", status=254)
+    assert "cannot listen on TCP port 18112: Address already in use" in result.stderr
+    result = rkt.rkt("metadata-service", "--listen-port=18113", status=254)
     assert 'cannot listen on "/run/rkt/metadata-svc.sock": Address already in use' in result.stderr
     service.both()
     assert service.ask("/pod/uuid").status == 200
+
+
+def test_a_service_that_cannot_start_leaves_no_socket(rkt: RktContext, service: Service) -> None:
+    os.unlink(service.socket)
+    for flags in ([], ["--listen-port=18113", "--state-dir=/dev/null/x"]):
+        rkt.rkt("metadata-service", *flags, status=254)
+        assert not os.path.lexists(service.socket)
+    env = {"LISTEN_FDS": "1"}
+    done = rkt.run(
+        ["sh", "-c", 'exec "$@" 3</dev/null', "sh", *rkt.argv("metadata-service")], env=env
+    )
+    text = "rkt: LISTEN_FDS=1: cannot use descriptor 3: Socket operation on non-socket\n"
+    assert (done.status, done.stderr) == (254, f"metadata service starting...\n{text}")
 
 
 @needs("cni")

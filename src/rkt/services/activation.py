@@ -17,14 +17,17 @@ SERVICE_UID = 0x7FFFFF9A  # in no range that useradd, containers or systemd hand
 
 
 def inherited() -> list[socket.socket]:
-    """Give the sockets that systemd passed, none if it did not."""
+    """Give the sockets that systemd passed, none if it did not.  Raises KernelError."""
     count, pid = os.environ.get("LISTEN_FDS", ""), os.environ.get("LISTEN_PID", "")
     if not count.isdigit() or (pid and pid != str(os.getpid())):
         return []
     found = []
     for fd in range(_FIRST_FD, _FIRST_FD + int(count)):
-        os.set_inheritable(fd, False)
-        found.append(socket.socket(fileno=fd))
+        try:
+            os.set_inheritable(fd, False)
+            found.append(socket.socket(fileno=fd))
+        except OSError as err:
+            raise KernelError(f"LISTEN_FDS={count}: cannot use descriptor {fd}", err) from err
     return found
 
 

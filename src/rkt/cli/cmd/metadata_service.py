@@ -56,13 +56,14 @@ def run(context: Context, args: Parsed) -> int:
     directory = os.path.abspath(args.string("state-dir"))
     sockets = activation.inherited()
     own_socket = not any(_is_unix(sock) for sock in sockets)
+    public = [sock for sock in sockets if not _is_unix(sock)] or [activation.listen_tcp(port)]
+    activation.state_directory(directory)
+    # Last, because it leaves something behind: a failure before it does not.
     registration = (
         activation.listen_unix(const.METADATA_SOCKET)
         if own_socket
         else next(sock for sock in sockets if _is_unix(sock))
     )
-    public = [sock for sock in sockets if not _is_unix(sock)] or [activation.listen_tcp(port)]
-    activation.state_directory(directory)
 
     def serve() -> None:
         activation.drop_privileges()
