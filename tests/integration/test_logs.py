@@ -196,6 +196,30 @@ def test_handlers_and_restarts_are_in_the_log(rkt: RktContext) -> None:
     assert result.stderr == "rkt: exited with status 1; it starts again in 0.1 s\n"
 
 
+def test_following_sees_an_app_that_is_removed_and_added_again(rkt: RktContext, image: str) -> None:
+    key = rkt.rkt(OPEN, "fetch", image).stdout.strip()
+    sandbox = rkt.spawn("app", "sandbox", f"--uuid-file-save={rkt.files}/uuid")
+    rkt.wait_for(lambda: os.path.exists(f"{rkt.files}/uuid"))
+    with open(f"{rkt.files}/uuid") as file:
+        uuid = file.read()
+    rkt.rkt("status", "--wait-ready", uuid)
+    refused = rkt.rkt("logs", "--app=one", uuid, status=254)
+    assert refused.stderr == f'rkt: pod "{uuid}": no app "one"\n'
+    follower = rkt.spawn("logs", "--follow", uuid)
+    for word in ("first", "second"):
+        script = f"echo {word}; printf 'end of {word}'; sleep 1000"
+        rkt.rkt(OPEN, "app", "add", uuid, key, "--name=one", *SHELL, script)
+        rkt.rkt("app", "start", uuid, "--app=one")
+        assert line(follower) == b"one: %s\n" % word.encode()
+        rkt.rkt("app", "stop", uuid, "--app=one")
+        rkt.rkt("app", "rm", uuid, "--app=one")
+        assert line(follower) == b"one: end of %s\n" % word.encode()
+    rkt.rkt("stop", uuid)
+    sandbox.wait(30)
+    assert line(follower) == b""
+    assert follower.wait(20) == 0
+
+
 @pytest.fixture
 def small_disk(rkt: RktContext) -> Iterator[None]:
     """Put the data directory on a file system of its own, in the namespace of the commands."""

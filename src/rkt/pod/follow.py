@@ -17,7 +17,7 @@ _LONGEST = 1 << 30  # ms, about what poll(2) takes
 
 
 class Watch:
-    """Wakes up when a log grows or appears, and when the pod has ended."""
+    """Wakes up when a log grows, appears or is removed, and when the pod has ended."""
 
     __slots__ = ("_ended_r", "_ended_w", "_notify", "_poll", "ended")
 
@@ -42,7 +42,7 @@ class Watch:
 
     def add(self, directory: int) -> None:
         """Watch the files of a directory."""
-        events = libc.IN_CREATE | libc.IN_MODIFY
+        events = libc.IN_CREATE | libc.IN_MODIFY | libc.IN_DELETE
         libc.inotify_add_watch(self._notify, f"/proc/self/fd/{directory}", events)
 
     def wait(self, seconds: float | None = None) -> None:

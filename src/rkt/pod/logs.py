@@ -18,7 +18,7 @@ from rkt.linux import lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from rkt.pod.lifecycle import Pod
 
@@ -86,6 +86,10 @@ class AppLog:
         """Give the descriptor of the directory."""
         return self._directory
 
+    def is_removed(self) -> bool:
+        """Say whether it was deleted: its app was taken from the pod."""
+        return os.fstat(self._directory).st_nlink == 0
+
     def close(self) -> None:
         """Close all files."""
         for fd in (self._fd, self._directory):
@@ -95,6 +99,7 @@ class AppLog:
 
     def blocks(self, *, final: bool) -> Iterator[Block]:
         """Yield what has been added; `final`: nothing more comes, unfinished lines count."""
+        final = final or self.is_removed()
         while True:
             later = [number for number in self._numbers() if number > self._number]
             if self._fd >= 0:
@@ -218,6 +223,47 @@ class AppLog:
         if stream.carry:
             yield self._carried(stream, self._order)
         stream.begun = False
+
+
+class PodLog:
+    """The logs of those of a pod's apps that are wanted (none named: all), as they come and go."""
+
+    __slots__ = ("_gone", "_logs", "_pod", "_wanted")
+
+    def __init__(self, pod: Pod, wanted: Sequence[str]) -> None:
+        self._pod = pod
+        self._wanted = wanted
+        self._logs: dict[str, AppLog] = {}
+        self._gone: list[AppLog] = []
+
+    def close(self) -> None:
+        """Close all files."""
+        for log in (*self._gone, *self._logs.values()):
+            log.close()
+
+    def look_for_more(self, watch: Callable[[int], None] | None = None) -> None:
+        """Open the logs that have come, also of an app that was removed and added again.
+
+        `watch` gets the descriptor of each one's directory.
+        """
+        while self._gone:
+            self._gone.pop().close()
+        for name in apps(self._pod):
+            old = self._logs.get(name)
+            if (old and not old.is_removed()) or (self._wanted and name not in self._wanted):
+                continue
+            try:
+                self._logs[name] = AppLog(self._pod, name)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            if old:
+                self._gone.append(old)  # it may have an end that was not read yet
+            if watch:
+                watch(self._logs[name].fileno())
+
+    def blocks(self, *, final: bool) -> Iterator[Block]:
+        """Yield what was written since the last time, in the order of the times."""
+        return merged([*self._gone, *self._logs.values()], final=final)
 
 
 def apps(pod: Pod) -> list[str]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from rkt.pod.lifecycle import Pod
-    from rkt.pod.logs import AppLog, Block
+    from rkt.pod.logs import Block
     from rkt.services import api_pb2 as pb
 
 _PIECE = 64 << 10  # bytes of text in a message; a longer line has one of its own
@@ -32,9 +32,8 @@ class Reader:
         if state != "running" and not view.has_ended(state):
             raise PodStateError(f'pod "{pod.uuid}" has not been started: it is {state}')
         self.running = state == "running"
-        self._pod = pod
         self._wanted = wanted
-        self._logs: dict[str, AppLog] = {}
+        self._log = logs.PodLog(pod, [wanted.app_name] if wanted.app_name else [])
         found = logs.apps(pod)
         known = list(dict.fromkeys([*view.app_names(pod), *found]))
         if wanted.app_name and wanted.app_name not in known:
@@ -46,21 +45,12 @@ class Reader:
 
     def close(self) -> None:
         """Close all files."""
-        for log in self._logs.values():
-            log.close()
+        self._log.close()
 
     def pieces(self, *, final: bool, watch: Callable[[int], None] | None) -> Iterator[list[str]]:
         """Yield the lines that were added since the last time."""
-        for name in logs.apps(self._pod):
-            if name in self._logs or self._wanted.app_name not in ("", name):
-                continue
-            try:
-                self._logs[name] = logs.AppLog(self._pod, name)
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            if watch:
-                watch(self._logs[name].fileno())
-        blocks = filter(self._has, logs.merged(list(self._logs.values()), final=final))
+        self._log.look_for_more(watch)
+        blocks = filter(self._has, self._log.blocks(final=final))
         found = logs.tail(blocks, self._wanted.lines) if self._first else blocks
         self._first = False
         piece: list[str] = []
@@ -95,7 +85,7 @@ async def follow(
     process = -1
 
     def watch(fd: int) -> None:
-        events = libc.IN_CREATE | libc.IN_MODIFY
+        events = libc.IN_CREATE | libc.IN_MODIFY | libc.IN_DELETE
         libc.inotify_add_watch(notify, f"/proc/self/fd/{fd}", events)
 
     def drain() -> None:

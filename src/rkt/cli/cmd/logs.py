@@ -12,11 +12,8 @@ from rkt.pod import logs, view
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from rkt.cli.context import Context
     from rkt.cli.flags import Parsed
-    from rkt.pod.follow import Watch
     from rkt.pod.lifecycle import Pod
     from rkt.pod.logs import Block
 
@@ -78,11 +75,14 @@ def run(context: Context, args: Parsed) -> int:
         state = pod.state()
         if state != "running" and not view.has_ended(state):
             raise PodStateError(f'pod "{pod.uuid}" has not been started: it is {state}')
-        reader = _Reader(pod, args.all("app"), running=state == "running")
-        show = _Printer(prefixed=reader.several, timestamps=args.flag("timestamps"))
+        wanted = args.all("app")
+        known = _known_apps(pod, wanted, running=state == "running")
+        several = len(known) > 1 and len(set(wanted)) != 1
+        reader = logs.PodLog(pod, wanted)
+        show = _Printer(prefixed=several, timestamps=args.flag("timestamps"))
         if args.flag("follow"):
             # Who follows must be able to tell the app of today from those that are yet to come.
-            if not args.all("app") and state == "running" and _may_grow(pod):
+            if not wanted and state == "running" and _may_grow(pod):
                 show = _Printer(prefixed=True, timestamps=args.flag("timestamps"))
             _follow(pod, reader, selection, show)
         else:
@@ -102,48 +102,27 @@ def _may_grow(pod: Pod) -> bool:
         return False
 
 
-class _Reader:
-    """The logs of the apps that are asked for, as far as they exist."""
-
-    def __init__(self, pod: Pod, wanted: list[str], *, running: bool) -> None:
-        self._pod = pod
-        self._wanted = wanted
-        self._logs: dict[str, logs.AppLog] = {}
-        found = logs.apps(pod)
-        known = list(dict.fromkeys([*view.app_names(pod), *found]))
-        for name in wanted:
-            if name not in known:
-                raise NotFound(f'pod "{pod.uuid}": no app "{name}"',
-                               hint=f"its apps are: {', '.join(known)}")  # fmt: skip
-        if not found and not running:
-            raise NotFound(f'pod "{pod.uuid}": no logs were kept of it')
-        self.several = len(known) > 1 and len(set(wanted)) != 1
-
-    def look_for_more(self, watch: Watch | None = None) -> None:
-        """Open the logs of apps that have come."""
-        for name in logs.apps(self._pod):
-            if name in self._logs or (self._wanted and name not in self._wanted):
-                continue
-            try:
-                self._logs[name] = logs.AppLog(self._pod, name)
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            if watch:
-                watch.add(self._logs[name].fileno())
-
-    def blocks(self, *, final: bool) -> Iterator[Block]:
-        """Yield what was written since the last time."""
-        return logs.merged(list(self._logs.values()), final=final)
+def _known_apps(pod: Pod, wanted: list[str], *, running: bool) -> list[str]:
+    """Give the names of all apps that the pod has or has logs of; makes sure of those wanted."""
+    found = logs.apps(pod)
+    known = list(dict.fromkeys([*view.app_names(pod), *found]))
+    for name in wanted:
+        if name not in known:
+            hint = f"its apps are: {', '.join(known)}" if known else None
+            raise NotFound(f'pod "{pod.uuid}": no app "{name}"', hint=hint)
+    if not found and not running:
+        raise NotFound(f'pod "{pod.uuid}": no logs were kept of it')
+    return known
 
 
-def _follow(pod: Pod, reader: _Reader, selection: _Selection, show: _Printer) -> None:
+def _follow(pod: Pod, reader: logs.PodLog, selection: _Selection, show: _Printer) -> None:
     from rkt.pod.follow import Watch
 
     watch = Watch(pod)
     first = selection.tail is not None
     while True:
         ended = watch.ended  # whatever is read from now on is all there is
-        reader.look_for_more(watch)
+        reader.look_for_more(watch.add)
         found = filter(selection.has, reader.blocks(final=ended))
         for block in logs.tail(found, selection.tail or 0) if first else found:
             show(block)
