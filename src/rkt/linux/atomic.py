@@ -21,7 +21,11 @@ def write_file(path: str, data: bytes, *, mode: int = 0o644, durable: bool = Tru
     """
     temporary = f"{path}.{os.getpid()}.tmp"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-    fd = os.open(temporary, flags, 0o600)
+    try:
+        fd = os.open(temporary, flags, 0o600)
+    except FileExistsError:  # a process that had our PID was killed
+        os.unlink(temporary)
+        fd = os.open(temporary, flags, 0o600)
     try:
         with os.fdopen(fd, "wb") as file:
             file.write(data)
