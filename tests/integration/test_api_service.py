@@ -297,6 +297,34 @@ def test_a_flood_of_lines_waits_for_a_slow_client(
     assert found == [f"line {number} of a flood" for number in range(200000)]
 
 
+def test_clients_that_do_not_read_logs_take_bounded_memory(
+    rkt: RktContext, image: str, service: Service
+) -> None:
+    script = "yes 0123456789abcde | head -c 12000000"
+    rkt.rkt(OPEN, "run", f"--uuid-file-save={rkt.files}/uuid", image, *SHELL, script)
+    with open(f"{rkt.files}/uuid") as file:
+        uuid = file.read()
+    ask = service.client.GetLogs
+    everything = pb.GetLogsRequest(pod_id=uuid, lines=2**31 - 1)
+    assert failure(lambda: list(ask(everything))) == (
+        "RESOURCE_EXHAUSTED", "the last 2147483647 lines take more than 8 MiB",
+    )  # fmt: skip
+    (reply,) = ask(pb.GetLogsRequest(pod_id=uuid, lines=3))
+    assert list(reply.lines) == ["0123456789abcde"] * 3
+    clients = [Client(f"unix:{service.path}") for _ in range(4)]
+    streams = [clients[n % 4].GetLogs(pb.GetLogsRequest(pod_id=uuid)) for n in range(64)]
+    for stream in streams:
+        next(stream)
+    late = failure(lambda: next(ask(pb.GetLogsRequest(pod_id=uuid))))
+    assert late == ("RESOURCE_EXHAUSTED", "too many streams at a time")
+    with open(f"/proc/{service.process.pid}/status") as file:
+        memory = next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
+    assert memory < 400 << 10
+    for client in clients:
+        client.channel.close()
+    rkt.wait_for(lambda: service.said.count("GetLogs - CANCELLED") == 64)
+
+
 def test_events_as_they_happen(rkt: RktContext, image: str, service: Service) -> None:
     ask = service.client
     stream = ask.ListenEvents(pb.ListenEventsRequest())
@@ -405,7 +433,7 @@ def test_garbage_and_many_clients(service: Service) -> None:
         stream.initial_metadata()
     late = clients[0].ListenEvents(pb.ListenEventsRequest())
     assert failure(lambda: next(late)) == (
-        "RESOURCE_EXHAUSTED", "too many streams are followed at a time",
+        "RESOURCE_EXHAUSTED", "too many streams at a time",
     )  # fmt: skip
     with open(f"/proc/{service.process.pid}/status") as file:
         memory = next(int(line.split()[1]) for line in file if line.startswith("VmRSS"))

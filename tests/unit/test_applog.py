@@ -258,3 +258,8 @@ def test_the_last_lines() -> None:
     for count in (0, 1, 2, 3, 4, 149, 150, 151, 1000):
         found = b"".join(block.data for block in logs.tail(blocks(), count)).split()
         assert found == [b"%d" % i for i in range(150)][max(0, 150 - count) :]
+    whole = b"".join(block.data for block in logs.tail(blocks(), 150, room=50 << 10))
+    assert whole.split() == [b"%d" % i for i in range(150)]
+    assert len(logs.tail(blocks(), 3, room=1000)) == 1
+    with pytest.raises(logs.TooLong, match="the last 149 lines take more than 0 MiB"):
+        logs.tail(blocks(), 149, room=1000)

@@ -26,7 +26,12 @@ NOTE, STDOUT, STDERR = 0, 1, 2
 _RECORD = struct.Struct("<IHHQ")
 _MID_LINE, _GAP = 1, 2
 _LONGEST = 1 << 20  # of a chunk, and of a line that is held back until its end is there
-_READ = 4 << 20
+_READ = 2 << 20
+_EACH = 200  # bytes that a block takes beside its data
+
+
+class TooLong(RktError):
+    """The lines that were asked for take more memory than they may."""
 
 
 class Block:
@@ -287,18 +292,25 @@ def merged(logs: Sequence[AppLog], *, final: bool) -> Iterator[Block]:
     return heapq.merge(*(log.blocks(final=final) for log in logs), key=lambda block: block.order)
 
 
-def tail(blocks: Iterable[Block], count: int) -> list[Block]:
-    """Give the last `count` lines; fewer if long ones of several streams came at the same time."""
+def tail(blocks: Iterable[Block], count: int, *, room: int | None = None) -> list[Block]:
+    """Give the last `count` lines; fewer if long ones of several streams came at the same time.
+
+    Raises TooLong if they take more than `room` bytes of memory.
+    """
     kept: deque[tuple[Block, int]] = deque()
-    total = 0
+    total = size = 0
     for block in blocks:
         number = block.data.count(b"\n") + (not block.data.endswith(b"\n")) - (not block.begins)
         kept.append((block, number))
         total += number
-        while total - kept[0][1] >= count:
-            total -= kept.popleft()[1]
-            if not kept:
-                break
+        size += len(block.data) + _EACH
+        while kept and total - kept[0][1] >= count:
+            old, number = kept.popleft()
+            total -= number
+            size -= len(old.data) + _EACH
+        if room is not None and size > room:
+            kept.clear()  # the traceback may live on for a while
+            raise TooLong(f"the last {count} lines take more than {room >> 20} MiB")
     found: list[Block] = []
     whole = set()
     for block, _ in kept:

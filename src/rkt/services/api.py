@@ -17,6 +17,7 @@ from grpclib.exceptions import GRPCError, StreamTerminatedError
 from rkt import __version__, const, log
 from rkt.errors import NotFound, PodStateError, RktError, StoreError, UsageError, describe, one_line
 from rkt.pod import lifecycle
+from rkt.pod.logs import TooLong
 from rkt.services import api_pb2 as pb
 from rkt.services import apievents, apilogs, apiserver, apiview
 from rkt.store.images import Store
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
 API_VERSION = "1.0.0-alpha"
 _SERVICE = "/v1alpha.PublicAPI"
 _CALLS = 256
-_STREAMS = 64  # that follow logs or events; the kernel gives a user 128 inotify instances
+_STREAMS = (
+    64  # of logs or events: each holds some MiB, the kernel gives a user 128 inotify instances
+)
 _THREADS = 4
 _RECEIVE = 30.0  # seconds for a request to come
 _SEND = 60.0  # seconds for a client to take a message
@@ -238,30 +241,30 @@ class PublicAPI:
         with self._opened(request.pod_id) as pod:  # not in a thread, whose answer may get lost
             reader = await self._run(apilogs.Reader, pod, request)
             try:
-                if request.follow and reader.running:
-                    with _Slot(self):
+                with _Slot(self):
+                    if request.follow and reader.running:
                         await _greet(stream)
                         async for lines in apilogs.follow(
                             pod, reader, request.until_time, self._run
                         ):
                             await _send(stream, pb.GetLogsResponse(lines=lines))
-                    return
-                pieces = reader.pieces(final=not reader.running, watch=None)
-                while (piece := await self._run(next, pieces, None)) is not None:
-                    await _send(stream, pb.GetLogsResponse(lines=piece))
+                        return
+                    pieces = reader.pieces(final=not reader.running, watch=None)
+                    while (piece := await self._run(next, pieces, None)) is not None:
+                        await _send(stream, pb.GetLogsResponse(lines=piece))
             finally:
                 reader.close()
 
 
 class _Slot:
-    """One of the streams that may be followed at a time."""
+    """One of the streams that there may be at a time."""
 
     def __init__(self, api: PublicAPI) -> None:
         self._api = api
 
     def __enter__(self) -> None:
         if self._api._streams >= _STREAMS:
-            raise GRPCError(Status.RESOURCE_EXHAUSTED, "too many streams are followed at a time")
+            raise GRPCError(Status.RESOURCE_EXHAUSTED, "too many streams at a time")
         self._api._streams += 1
 
     def __exit__(self, *_exc: object) -> None:
@@ -315,6 +318,8 @@ def _failure(err: Exception) -> GRPCError:
         status = Status.NOT_FOUND
     elif isinstance(err, UsageError):
         status = Status.INVALID_ARGUMENT
+    elif isinstance(err, TooLong):
+        status = Status.RESOURCE_EXHAUSTED
     elif isinstance(err, PodStateError):
         status = Status.FAILED_PRECONDITION
     elif isinstance(err, PermissionError) or isinstance(err.__cause__, PermissionError):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _PIECE = 64 << 10  # bytes of text in a message; a longer line has one of its own
 _LINES = 1000
+_TAIL = 8 << 20  # bytes of the last lines, which are in memory together
 _RETRY = 1.0
 
 
@@ -51,7 +52,9 @@ class Reader:
         """Yield the lines that were added since the last time."""
         self._log.look_for_more(watch)
         blocks = filter(self._has, self._log.blocks(final=final))
-        found = logs.tail(blocks, self._wanted.lines) if self._first else blocks
+        found: Iterator[Block] = blocks
+        if self._first:
+            found = iter(logs.tail(blocks, self._wanted.lines, room=_TAIL))
         self._first = False
         piece: list[str] = []
         size = 0
