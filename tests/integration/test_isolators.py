@@ -259,6 +259,17 @@ def test_what_cannot_be_enforced_is_told_in_one_line(rkt: RktContext) -> None:
         assert 'app "app": os/linux/selinux-context (SELinux is not enabled)' in line
 
 
+@pytest.mark.skipif(not controller("cpu"), reason="needs the cpu controller")
+def test_a_limit_beyond_what_the_kernel_can_count_is_none(rkt: RktContext) -> None:
+    script = "cat /sys/fs/cgroup/blkio/blkio.throttle.read_iops_device; echo ran"
+    huge = {"default": True, "limit": "4294967297"}
+    result = sh(rkt, script, "--cpu=1e18", isolators=[("resource/block-iops", huge)],
+                insecure="image,paths")  # fmt: skip
+    assert result.stdout == "ran\n"
+    uuid = in_pod(rkt, {"app": ("echo ran", [])}, [("resource/cpu", {"limit": "1e10"})])
+    assert rkt.rkt("run-prepared", uuid).stdout == "ran\n"
+
+
 def test_a_missing_controller_is_told(rkt: RktContext) -> None:
     """Seen with the hierarchies of memory and cpu taken away from rkt."""
     if not controller("memory"):

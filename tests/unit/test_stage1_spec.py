@@ -364,15 +364,15 @@ def test_resource_isolators(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_limits_beyond_what_the_kernel_can_count() -> None:
-    """What is more than a host has is no limit, but no mistake either."""
     isolators: list[tuple[str, object]] = [
-        ("resource/memory", {"limit": "99E"}),
-        ("resource/cpu", {"limit": "99E"}),
-    ]
-    found = resources.limits(isolators, {"memory", "cpu"}, resources.Unenforced())
-    oci = resources.as_oci(found)
-    assert oci["memory"] == {"limit": (1 << 63) - 1}
-    assert oci["cpu"] == {"period": 100000, "quota": 10**11}
+        (name, {"limit": "1e30"})
+        for name in ("resource/memory", "resource/cpu", "resource/block-bandwidth",
+                     "resource/block-iops")
+    ]  # fmt: skip
+    found = resources.limits(isolators, {"memory", "cpu", "io"}, resources.Unenforced())
+    assert found.memory == found.block_bytes == (1 << 63) - 1
+    assert found.block_ops == (1 << 32) - 1
+    assert found.cpu == 1 << 30
 
 
 def test_a_pods_limits_bound_those_of_its_apps() -> None:

@@ -21,8 +21,9 @@ NETWORK = "resource/network-bandwidth"
 OF_PODS = frozenset((*_CONTROLLERS, NETWORK, "os/linux/selinux-context", "os/unix/sysctl"))
 """What is enforced for a pod as a whole."""
 _PERIOD = 100000
-_MOST = (1 << 63) - 1
-_MOST_CPU = 10**9  # thousandths; the kernel takes no quota of much more than that
+_MOST_CPU = 1 << 30  # thousandths: the kernel refuses a quota above 2^44 microseconds
+_MOST_BYTES = (1 << 63) - 1
+_MOST_OPS = (1 << 32) - 1  # version 1 keeps the lower half of more
 
 
 def quantity(text: str, scale: int = 1) -> int:
@@ -40,7 +41,7 @@ def quantity(text: str, scale: int = 1) -> int:
         power = _power(suffix, text)
         top *= int(f"1{'0' * power}")
         bottom *= int(f"1{'0' * -power}")
-    value = min(-(-top // bottom), _MOST)
+    value = -(-top // bottom)
     return -value if text.startswith("-") else value
 
 
@@ -135,18 +136,18 @@ def limits(
         if not limit:
             continue
         if name == "resource/memory":
-            found.memory = _least(found.memory, quantity(str(limit)))
+            found.memory = _least(found.memory, quantity(str(limit)), _MOST_BYTES)
         elif name == "resource/cpu":
-            found.cpu = _least(found.cpu, quantity(str(limit), 1000))
+            found.cpu = _least(found.cpu, quantity(str(limit), 1000), _MOST_CPU)
         elif name == "resource/block-bandwidth":
-            found.block_bytes = _least(found.block_bytes, quantity(str(limit)))
+            found.block_bytes = _least(found.block_bytes, quantity(str(limit)), _MOST_BYTES)
         else:
-            found.block_ops = _least(found.block_ops, quantity(str(limit)))
+            found.block_ops = _least(found.block_ops, quantity(str(limit)), _MOST_OPS)
     return found
 
 
-def _least(one: int | None, other: int) -> int:
-    return other if one is None else min(one, other)
+def _least(one: int | None, *others: int) -> int:
+    return min(others) if one is None else min(one, *others)
 
 
 def as_oci(found: Limits) -> dict[str, object]:
@@ -157,7 +158,7 @@ def as_oci(found: Limits) -> dict[str, object]:
     cpu: dict[str, int] = {}
     if found.cpu is not None:
         cpu["period"] = _PERIOD
-        cpu["quota"] = max(min(found.cpu, _MOST_CPU) * _PERIOD // 1000, 1000)
+        cpu["quota"] = max(found.cpu * _PERIOD // 1000, 1000)
     if found.shares is not None:
         cpu["shares"] = found.shares
     if cpu:
