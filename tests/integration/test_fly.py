@@ -140,6 +140,13 @@ def test_what_is_ignored_is_said(rkt: RktContext) -> None:
         assert result.stdout in file.read()
 
 
+def test_what_is_only_for_pods_is_ignored_too(rkt: RktContext) -> None:
+    isolators = [{"name": "os/unix/sysctl", "value": {"kernel.msgmax": "9"}}]
+    builder = AciBuilder("example.com/app", exec=["/bin/true"], app={"isolators": isolators})
+    result = rkt.rkt(OPEN, "run", builder.busybox().build(rkt.files).path)
+    assert 'app "app": os/unix/sysctl (fly does not isolate)' in result.stderr
+
+
 def test_private_users_are_refused(rkt: RktContext) -> None:
     result = rkt.rkt(OPEN, "run", "--private-users", "--no-overlay", script_image(rkt), status=254)
     assert "fly has no user namespaces: --private-users cannot be had" in result.stderr

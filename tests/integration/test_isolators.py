@@ -259,6 +259,25 @@ def test_what_cannot_be_enforced_is_told_in_one_line(rkt: RktContext) -> None:
         assert 'app "app": os/linux/selinux-context (SELinux is not enabled)' in line
 
 
+def test_what_is_not_for_pods_or_not_for_apps_is_told(rkt: RktContext) -> None:
+    isolators: list[tuple[str, Any]] = [
+        ("os/linux/seccomp-remove-set", {"set": ["mkdir"], "errno": "EPERM"}),
+        ("os/linux/no-new-privileges", True),
+        ("example.com/unknown", 1),
+    ]
+    own = [("os/unix/sysctl", {"kernel.msgmax": "9999"})]
+    uuid = in_pod(rkt, {"app": ("mkdir /d && echo made", own)}, isolators)
+    result = rkt.rkt("run-prepared", uuid)
+    assert result.stdout == "made\n"
+    assert result.stderr == (
+        "rkt: warning: isolators that cannot be enforced are ignored: "
+        "pod: os/linux/seccomp-remove-set (it is not for pods); "
+        "pod: os/linux/no-new-privileges (it is not for pods); "
+        "pod: example.com/unknown (it is not for pods); "
+        'app "app": os/unix/sysctl (it is not for apps)\n'
+    )
+
+
 @pytest.mark.skipif(not controller("cpu"), reason="needs the cpu controller")
 def test_a_limit_beyond_what_the_kernel_can_count_is_none(rkt: RktContext) -> None:
     script = "cat /sys/fs/cgroup/blkio/blkio.throttle.read_iops_device; echo ran"

@@ -19,6 +19,7 @@ from rkt.stage1 import (
     launch,
     manifest,
     planning,
+    resources,
     run,
     runtime,
     spec,
@@ -93,12 +94,13 @@ class FlyPod(run.Pod):
             log.warning("fly has the hostname of the host: --hostname is ignored")
             options.hostname = ""
         self.hostname = os.uname().nodename
-        for owner, isolators in (
-            ("pod", self.manifest.isolators),
-            *((f'app "{app.name}"', app.isolators) for app in self.manifest.apps),
+        (app,) = self.manifest.apps
+        for owner, isolators, settled in (
+            ("pod", self.manifest.isolators, resources.SYSCTL),
+            (f'app "{app.name}"', app.isolators, _NO_NEW_PRIVILEGES),
         ):
             for name, _ in isolators:
-                if name != _NO_NEW_PRIVILEGES and name != "os/unix/sysctl":
+                if name != settled:
                     self.unenforced.other(owner, name, "fly does not isolate")
 
     def leave_host(self) -> None:

@@ -199,6 +199,7 @@ def restrict(pod: Pod, app: manifest.App, plan: spec.AppPlan) -> None:
         app.name, [*app.isolators, *pod.manifest.isolators], pod.unenforced
     ) or os.environ.get(SELINUX_CONTEXT_ENV, "")  # fmt: skip
     plan.selinux_mount_label = os.environ.get(SELINUX_MOUNT_CONTEXT_ENV, "")
+    resources.misplaced(f'app "{app.name}"', app.isolators, pod.unenforced)
     known = pod.layout.controllers if pod.layout else set()
     own = resources.limits(app.isolators, known, pod.unenforced)
     plan.resources = resources.as_oci(own.within(pod.limits))

@@ -18,8 +18,8 @@ _CONTROLLERS = {
     "resource/block-iops": ("blkio", "io"),
 }
 NETWORK = "resource/network-bandwidth"
-OF_PODS = frozenset((*_CONTROLLERS, NETWORK, "os/linux/selinux-context", "os/unix/sysctl"))
-"""What is enforced for a pod as a whole."""
+SYSCTL = "os/unix/sysctl"
+_FOR_PODS = {*_CONTROLLERS, NETWORK, SYSCTL, "os/linux/selinux-context"}
 _PERIOD = 100000
 _MOST_CPU = 1 << 30  # thousandths: the kernel refuses a quota above 2^44 microseconds
 _MOST_BYTES = (1 << 63) - 1
@@ -84,6 +84,17 @@ class Unenforced:
             )
         if parts:
             log.warning("; ".join(parts))
+
+
+def misplaced(
+    owner: str, isolators: list[tuple[str, object]], unenforced: Unenforced
+) -> None:  # fmt: skip
+    """Note the isolators of a pod that are for apps, and those of an app that are for pods."""
+    for name, _ in isolators:
+        if owner == "pod" and name not in _FOR_PODS:
+            unenforced.other(owner, name, "it is not for pods")
+        elif owner != "pod" and name == SYSCTL:
+            unenforced.other(owner, name, "it is not for apps")
 
 
 def is_limit(name: str) -> bool:
@@ -270,7 +281,7 @@ def sysctl(
     """Give the kernel parameters that belong to namespaces of the pod's own."""
     found: dict[str, str] = {}
     for name, value in isolators:
-        if name != "os/unix/sysctl" or not isinstance(value, dict):
+        if name != SYSCTL or not isinstance(value, dict):
             continue
         for key, text in value.items():
             space = _namespace_of(str(key).replace("/", "."))

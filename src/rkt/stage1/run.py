@@ -414,9 +414,7 @@ class Pod:
         cgroup.claim(layout, uuid, {os.getpid(), self._init_pid()}, limited=limited)
         path = layout.pod_path(uuid)
         atomic.write_file(f"{self.dir}/subcgroup", f"{path}\n".encode(), durable=False)
-        for name, _ in self.manifest.isolators:
-            if name not in resources.OF_PODS:
-                self.unenforced.other("pod", name, "it is not one of pods")
+        resources.misplaced("pod", self.manifest.isolators, self.unenforced)
         self.limits = resources.limits(self.manifest.isolators, layout.controllers, self.unenforced)
         cgroup.limit(layout, path, resources.as_oci(self.limits))
 
