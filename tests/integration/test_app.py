@@ -198,9 +198,11 @@ def _named(directory: str, app: str) -> list[str]:
 
 def test_apps_share_the_pod(rkt: RktContext) -> None:
     pod = Sandbox(rkt, "--hostname=shared")
-    pod.sh("one", "echo from-one > /dev/shm/x; exec sleep 1000")
+    pod.sh("one", "echo 192.0.2.1 one >>/etc/hosts; echo from-one >/dev/shm/x; exec sleep 1000")
+    rkt.wait_for(lambda: _inside(pod, "one", "cat /dev/shm/x") == "from-one\n")
     pod.sh("two", SLEEP, "--environment=WHO=two", "--user=1000", "--working-dir=/tmp")
-    rkt.wait_for(lambda: _inside(pod, "two", "cat /dev/shm/x") == "from-one\n")
+    shared = "cat /dev/shm/x; tail -n 1 /etc/hosts"
+    rkt.wait_for(lambda: _inside(pod, "two", shared) == "from-one\n192.0.2.1 one\n")
     assert _inside(pod, "two", "hostname; echo $WHO $AC_APP_NAME") == "shared\ntwo two\n"
     assert _inside(pod, "one", "ps").count("sleep 1000") == 2
     pod.end()

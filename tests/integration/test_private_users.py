@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 from typing import TYPE_CHECKING
@@ -31,10 +32,11 @@ def image(rkt: RktContext) -> str:
 def sh(rkt: RktContext, script: str, *flags: str, status: int | None = 0,
        env: dict[str, str] | None = None) -> Result:  # fmt: skip
     """Run a script as the only app of a pod with private users."""
-    pod = [flag for flag in flags if flag.startswith(("--no-", "--net", "--volume", "--ipc"))]
+    words = ("--no-", "--net", "--volume", "--ipc", "--dns")
+    pod = [flag for flag in flags if flag.startswith(words)]
     rest = [flag for flag in flags if flag not in pod]
-    words = ("run", "--private-users", *pod, image(rkt), *rest, "--", script)
-    return rkt.rkt(OPEN, *words, status=status, env=env)
+    argv = ("run", "--private-users", *pod, image(rkt), *rest, "--", script)
+    return rkt.rkt(OPEN, *argv, status=status, env=env)
 
 
 def last_pod(rkt: RktContext) -> str:
@@ -172,6 +174,27 @@ def test_what_is_mounted_below_a_volume(rkt: RktContext, runtime: str, mode: str
     assert result.stdout == seen
     assert ("Read-only file system" in result.stderr) == (mode == ",readOnly=true")
     assert os.listdir(f"{data}/sub") == []
+
+
+@pytest.mark.parametrize("flags", [(), ("--dns=192.0.2.1", "--hosts-entry=192.0.2.2=two")])
+@pytest.mark.parametrize("runtime", ["crun", "runc"])
+def test_two_apps_share_the_pods_files(
+    rkt: RktContext, runtime: str, flags: tuple[str, ...]
+) -> None:
+    path = image(rkt)
+    rkt.env["RKT_OCI_RUNTIME"] = runtime
+    script = "until [ -e /dev/shm/done ]; do sleep 0.05; done; cat /etc/hosts"
+    change = "stat -c %u /etc/hosts; echo 192.0.2.3 three >>/etc/hosts && touch /dev/shm/done"
+    result = rkt.rkt(
+        OPEN, "run", "--private-users", *flags, path, "--name=reader", "--", script, "---",
+        path, "--name=writer", "--", change,
+    )  # fmt: skip
+    lines = re.sub(r"\[\d+\]", "", result.stdout).splitlines()
+    assert {"writer: 0", "reader: 192.0.2.3 three"} <= set(lines)
+    if flags:
+        assert "reader: 192.0.2.2 two" in lines
+        resolv = sh(rkt, "echo '# mine' >>/etc/resolv.conf; cat /etc/resolv.conf", flags[0])
+        assert resolv.stdout.endswith("nameserver 192.0.2.1\n# mine\n")
 
 
 def test_what_root_may_not_do(rkt: RktContext) -> None:

@@ -10,6 +10,7 @@ from rkt.stage1.volumes import Bind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from rkt.linux.userns import Range
     from rkt.stage1.rootfs import Root
 
 HOSTS = """\
@@ -60,12 +61,14 @@ def network_files(
     if "/etc/resolv.conf" not in taken:
         source = {"host": "/etc/resolv.conf", "stage0": f"{etc}/rkt-resolv.conf"}.get(resolv)
         if source:
+            if resolv == "stage0":
+                _own(source, root.users)
             found.append(_bind(source, "/etc/resolv.conf", read_only=resolv == "host"))
     if "/etc/hosts" not in taken:
         found += _hosts(hosts, etc, hostname, root)
     if "/etc/hostname" not in taken:
         path = f"{etc}/hostname"
-        _write(path, f"{hostname}\n".encode())
+        provide(path, f"{hostname}\n", root.users)
         found.append(_bind(path, "/etc/hostname", read_only=True))
     return found
 
@@ -73,30 +76,30 @@ def network_files(
 def _hosts(mode: str, etc: str, hostname: str, root: Root) -> list[Bind]:
     if mode == "host":
         return [_bind("/etc/hosts", "/etc/hosts", read_only=True)]
+    text = HOSTS
     if mode == "stage0":
-        path = f"{etc}/rkt-hosts"
         try:
-            with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            with open(f"{etc}/rkt-hosts", encoding="utf-8", errors="surrogateescape") as file:
                 text = file.read()
         except FileNotFoundError:
-            raise NotFound(f'hosts file "{path}": no such file') from None
-    else:
-        if root.stat("etc/hosts") is not None:
-            return []
-        path, text = f"{etc}/hosts-fallback", HOSTS
-    _write(path, with_hostname(text, hostname).encode("utf-8", "surrogateescape"))
+            raise NotFound(f'hosts file "{etc}/rkt-hosts": no such file') from None
+    elif root.stat("etc/hosts") is not None:
+        return []
+    path = f"{etc}/hosts" if mode == "stage0" else f"{etc}/hosts-fallback"
+    provide(path, with_hostname(text, hostname), root.users)
     return [_bind(path, "/etc/hosts", read_only=False)]
 
 
-def _write(path: str, data: bytes) -> None:
-    """Write a file unless it is there: a file that was replaced cannot be mounted any more."""
-    try:
-        with open(path, "rb") as file:
-            if file.read() == data:
-                return
-    except FileNotFoundError:
-        pass
-    atomic.write_file(path, data, durable=False)
+def provide(path: str, text: str, users: Range | None) -> None:
+    """Write a file that the apps of a pod share, unless an app has it already."""
+    if not os.path.exists(path):
+        atomic.write_file(path, text.encode("utf-8", "surrogateescape"), durable=False)
+        _own(path, users)
+
+
+def _own(path: str, users: Range | None) -> None:
+    if users is not None:
+        os.chown(path, users.shift, users.shift)
 
 
 def with_hostname(text: str, hostname: str) -> str:

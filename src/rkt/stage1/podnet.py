@@ -8,11 +8,10 @@ from __future__ import annotations
 import os
 
 from rkt.errors import RktError
-from rkt.linux import atomic
 from rkt.network import result
 from rkt.network.firewall import Forward
 from rkt.network.setup import PodNetwork
-from rkt.stage1 import signals
+from rkt.stage1 import files, signals
 from rkt.stage1.volumes import Bind
 
 TYPE_CHECKING = False
@@ -76,8 +75,7 @@ def use_resolver(network: PodNetwork, rootfs: str, plans: list[AppPlan]) -> None
         return
     path = f"{rootfs}/etc/rkt-resolv.conf"
     text = result.resolv_conf(found[0], f"rkt from network {found[1]}")
-    os.makedirs(f"{rootfs}/etc", 0o755, exist_ok=True)
-    atomic.write_file(path, text.encode(), durable=False)
+    files.provide(path, text, plans[0].users if plans else None)
     for app in plans:
         if not any(bind.target in ("/etc", _RESOLV) for bind in app.binds):
             app.binds.append(Bind(path, _RESOLV, read_only=False, recursive=False))
