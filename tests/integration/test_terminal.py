@@ -166,6 +166,24 @@ def test_ended_by_a_signal(start: Callable[..., Shell], number: signal.Signals) 
         shell.end(9)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_brought_to_the_foreground(rkt: RktContext, way: str) -> None:
+    uuid = background(rkt, "crun") if way == "enter" else ""
+    script = 'set -m; "$@" & until [ "$(jobs -s)" ]; do sleep 0.1; done; fg'
+    words = ("enter", uuid, "sh") if uuid else (OPEN, "run", "--interactive", image(rkt), "--")
+    screen = rkt.terminal(*words, "-c", "echo here; read x; echo got $x; exit 3",
+                          around=("bash", "-c", script, "bash"))  # fmt: skip
+    screen.expect("here\n")
+    screen.write("this\n")
+    screen.expect("got this\n")
+    assert screen.finish() == 3
+    assert screen.is_restored
+    screen.close()
+    if uuid:
+        rkt.rkt("stop", "--force", uuid)
+        rkt.wait_for(lambda: rkt.pod_state(uuid) == "exited")
+
+
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_the_pod_ends_under_a_shell(rkt: RktContext, runtime: str) -> None:
     shell = Shell(rkt, "enter", runtime)

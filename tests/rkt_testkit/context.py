@@ -20,7 +20,7 @@ from rkt_testkit import leaks, network
 from rkt_testkit.probes import SEARCH, rkt_binary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -271,14 +271,19 @@ class RktContext:
         return process
 
     def terminal(
-        self, *args: str, env: Mapping[str, str] | None = None, size: tuple[int, int] = (24, 80)
-    ) -> Terminal:
-        """Start a rkt command on a terminal of so many rows and columns."""
+        self, *args: str, env: Mapping[str, str] | None = None, size: tuple[int, int] = (24, 80),
+        around: Sequence[str] = (),
+    ) -> Terminal:  # fmt: skip
+        """Start a rkt command on a terminal of so many rows and columns.
+
+        `around` is a program that is given the command to run.
+        """
         master, slave = pty.openpty()
         termios.tcsetwinsize(master, size)
         modes = termios.tcgetattr(master)
         process = subprocess.Popen(
-            ["setsid", "--ctty", *self.argv(*args)], stdin=slave, stdout=slave, stderr=slave,
+            ["setsid", "--ctty", *around, *self.argv(*args)],
+            stdin=slave, stdout=slave, stderr=slave,
             env={**self.env, "TERM": "xterm", **(env or {})}, cwd=self.files,
         )  # fmt: skip
         os.close(slave)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import _socket
+import errno
 import fcntl
 import os
 import sys
 import termios
 
-from rkt.errors import RktError
+from rkt.errors import KernelError, RktError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,17 +79,32 @@ class Terminal:
         cflag = cflag & ~(termios.CSIZE | termios.PARENB) | termios.CS8
         controls = list(attributes[6])
         controls[termios.VMIN], controls[termios.VTIME] = 1, 0
-        changed = [iflag, oflag, cflag, lflag, attributes[4], attributes[5], controls]
-        termios.tcsetattr(self._fd, termios.TCSADRAIN, changed)
+        changed: list[object] = [iflag, oflag, cflag, lflag, attributes[4], attributes[5], controls]
+        try:
+            self._set(changed)
+        except termios.error as err:
+            raise KernelError("cannot use the terminal", OSError(*err.args)) from err
 
     def restore(self) -> None:
         """Give the terminal back as it was; does nothing when it was never changed."""
         if self._saved is not None:
             saved, self._saved = self._saved, None
             try:
-                termios.tcsetattr(self._fd, termios.TCSADRAIN, saved)  # type: ignore[arg-type]
+                self._set(saved)
             except (OSError, termios.error):  # hung up
                 pass
+
+    def _set(self, attributes: list[object]) -> None:
+        """Change the terminal; a background job is stopped on the way until it is brought back."""
+        when = termios.TCSADRAIN
+        while True:
+            try:
+                termios.tcsetattr(self._fd, when, attributes)  # type: ignore[arg-type]
+                return
+            except termios.error as err:
+                if err.args[0] != errno.EINTR:
+                    raise
+                when = termios.TCSANOW
 
     def size(self) -> tuple[int, int]:
         """Give rows and columns."""
