@@ -295,11 +295,15 @@ def test_a_program_along_the_path_of_the_app(rkt: RktContext, runtime: str) -> N
         ("/dangling", 'error looking up "/dangling": no such file or directory'),
         ("/script", '"/script": its interpreter "/usr/bin/python9" is not in the image'),
         ("/dynamic", '"/dynamic": its interpreter "/lib/ld-nosuch.so.1" is not in the image'),
+        ("/nested", '"/nested": its interpreter "/lib/ld-nosuch.so.1" is not in the image'),
+        ("/dos", r'"/dos": its interpreter "/bin/sh\r" is not in the image'),
     ],
 )
 def test_a_program_that_cannot_be_run(rkt: RktContext, program: str, text: str) -> None:
     image = builder().file("script", "#!/usr/bin/python9 -x\n", mode=0o755)
     image.file("dynamic", dynamic(), mode=0o755).symlink("dangling", "/no/such")
+    image.file("nested", "#!\t/dynamic -x\n", mode=0o755)
+    image.file("dos", "#!/bin/sh\r\nexit\r\n", mode=0o755)
     pipe = image._member("pipe", b"6", 0o755, (0, 0))
     path = image.add(pipe).build(rkt.files).path
     result = rkt.rkt(OPEN, "run", path, f"--exec={program}", status=254)

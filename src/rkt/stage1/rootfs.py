@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _FILE_LIMIT = 4 << 20  # of etc/passwd and etc/group
 _HEAD = 4096
 _MAX_LINKS = 40
+_MAX_INTERPRETERS = 6  # of the kernel: BINPRM_MAX_RECURSION and the program itself
 _RESOLVE = libc.RESOLVE_IN_ROOT | libc.RESOLVE_NO_MAGICLINKS
 
 
@@ -249,24 +250,30 @@ def _executable(root: Files, path: str) -> str:
 
 
 def missing_interpreter(root: Files, path: str) -> str:
-    """Name the interpreter that an executable wants and the root has not; "" if all is there."""
-    try:
-        head = root.head(path)
-    except OSError:
-        return ""
-    if head[:2] == b"#!":
-        words = head[2:].split(b"\n", 1)[0].split()
-        wanted = os.fsdecode(words[0]) if words else ""
-    elif head[:4] == b"\x7fELF":
-        wanted = _elf_interpreter(head)
-    else:
-        return ""
-    if not wanted.startswith("/"):
-        return ""
-    try:
-        return wanted if root.stat(wanted) is None else ""
-    except OSError:
-        return ""
+    """Name the interpreter that an executable wants and the root has not; "" if all is there.
+
+    That may be the interpreter of the interpreter; it is named so that it can be printed.
+    """
+    for _ in range(_MAX_INTERPRETERS):
+        try:
+            head = root.head(path)
+        except OSError:
+            return ""
+        if head[:2] == b"#!":
+            words = head[2:].split(b"\n", 1)[0].replace(b"\t", b" ").split(b" ")
+            path = os.fsdecode(next(filter(None, words), b""))
+        elif head[:4] == b"\x7fELF":
+            path = _elf_interpreter(head)
+        else:
+            return ""
+        if not path.startswith("/"):
+            return ""
+        try:
+            if root.stat(path) is None:
+                return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in path)
+        except OSError:
+            return ""
+    return ""
 
 
 def _elf_interpreter(head: bytes) -> str:
