@@ -310,6 +310,16 @@ def test_a_program_that_cannot_be_run(rkt: RktContext, program: str, text: str) 
     assert said(result)[0] == f'rkt: app "app": {text}'
 
 
+@pytest.mark.parametrize("runtime", ["crun", "runc"])
+def test_a_program_that_the_kernel_refuses(rkt: RktContext, runtime: str) -> None:
+    path = builder().file("script", "echo no interpreter\n", mode=0o755).build(rkt.files).path
+    rkt.env["RKT_OCI_RUNTIME"] = runtime
+    result = rkt.rkt(OPEN, "run", path, "--exec=/script", status=1)
+    assert said(result)[-1] == (
+        'rkt: app "app" could not be started: cannot execute "/script": exec format error'
+    )
+
+
 def dynamic() -> bytes:
     """Make the head of a program that wants an interpreter."""
     name = b"/lib/ld-nosuch.so.1\0"

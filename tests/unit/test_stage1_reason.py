@@ -80,20 +80,28 @@ def test_a_program_that_could_not_be_executed_after_its_sockets_were_announced()
     assert end.text == "exited with status 126"
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        b'{"msg":"exec container process `/x`: Exec format error","level":"error","time":"1"}\n',
-        b"exec /x: exec format error\n",
-    ],
+CRUN = (
+    b'{"msg":"exec container process (missing dynamic library?) `/x`: No such file or directory",'
+    b'"level":"error","time":"2026-01-01T00:00:00.000000Z"}\n'
 )
-def test_a_program_that_the_kernel_does_not_execute(line: bytes) -> None:
-    end = reason.of_main(1, oom=False, memory=0, filtered=False, tail=line, program="/x")
-    text = 'could not be started: cannot execute "/x": exec format error'
-    assert (end.kind, end.status, end.text) == ("start", 1, text)
-    for code, tail, program in ((1, line + b"y\n", "/x"), (1, line, "/y"), (2, line, "/x")):
-        end = reason.of_main(code, oom=False, memory=0, filtered=False, tail=tail, program=program)
-        assert end.text == f"exited with status {code}"
+
+
+@pytest.mark.parametrize(("tail", "why"), [
+    (b"before\nexec /x: exec format error\n", "exec format error"),
+    (b"exec /x: permission\x1b denied", "permission denied"),
+    (b"exec /y: exec format error\n", ""),
+    (CRUN, "no such file or directory"),
+    (CRUN.replace(b"/x", b"/y"), ""),
+    (CRUN[:60], ""),
+    (CRUN + b"more\n", ""),
+    (b"", ""),
+])  # fmt: skip
+def test_a_program_that_the_runtime_could_not_execute(tail: bytes, why: str) -> None:
+    end = reason.of_main(1, oom=False, memory=0, filtered=False, tail=tail, program="/x")
+    text = f'could not be started: cannot execute "/x": {why}' if why else "exited with status 1"
+    assert (end.kind, end.text) == ("start" if why else "exited", text)
+    end = reason.of_main(2, oom=False, memory=0, filtered=False, tail=tail, program="/x")
+    assert end.text == "exited with status 2"
 
 
 def test_handlers_and_stops() -> None:

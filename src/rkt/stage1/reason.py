@@ -16,8 +16,7 @@ CANNOT_START = 126
 _RESERVED = 4096
 _LONGEST = 400
 _NOT_EXECUTED = b"rkt: cannot execute "  # listen.c
-# What crun and runc write on the app's stderr when the kernel does not execute its program.
-_REFUSED = ('{{"msg":"exec container process `{}`: ', "exec {}: ")
+_CRUN_EXEC = '{"msg":"exec container process '
 _LOADERS = (
     b"error while loading shared libraries: ",  # glibc: NAME: cannot open shared object file
     b"Error loading shared library ",  # musl: NAME: No such file or directory (needed by ...)
@@ -51,7 +50,8 @@ def of_main(
 
     `code` is its exit code or minus the signal; `oom` says that the kernel killed for lack of
     memory in the app's cgroup, whose limit is `memory` (0 for none); `tail` is what it wrote last;
-    `announced` says that it began as the program that announces sockets, else it was `program`.
+    `announced` says that it began as the program that announces sockets; `program` is what the
+    runtime was to execute.
     """
     limit = f"the limit is {_size(memory)}" if memory else "no limit of its own"
     if code < 0:
@@ -71,11 +71,10 @@ def of_main(
         if line.startswith(_NOT_EXECUTED):
             text = "".join(c for c in line[5:].decode("utf-8", "replace") if c.isprintable())
             return End(code, "start", f"could not be started: {text}")
-    if code == 1 and program and not announced:
-        problem = _refusal(last_line(tail).decode("utf-8", "replace"), program)
-        if problem:
-            text = f'could not be started: cannot execute "{program}": {problem}'
-            return End(code, "start", text)
+    if code == 1 and program:
+        why = not_executed(last_line(tail), program)
+        if why:
+            return End(code, "start", f'could not be started: cannot execute "{program}": {why}')
     if code == 127:
         library = missing_library(tail)
         if library:
@@ -101,13 +100,21 @@ def last_line(tail: bytes) -> bytes:
     return tail.rstrip(b"\n").rpartition(b"\n")[2]
 
 
-def _refusal(line: str, program: str) -> str:
-    """Find why the kernel did not execute a program in the runtime's last line; "" if it did."""
-    for form in _REFUSED:
-        start = form.format(program)
-        if line.startswith(start):
-            return line[len(start) :].partition('"')[0].lower()
-    return ""
+def not_executed(line: bytes, program: str) -> str:
+    """Find why a runtime could not execute an app's program, in its last words; "" if it did."""
+    text = line.decode("utf-8", "surrogateescape")
+    if text.startswith(f"exec {program}: "):  # runc
+        why = text[len(f"exec {program}: ") :]
+    elif text.startswith(_CRUN_EXEC):
+        try:
+            entry = quickjson.loads(line)
+        except ValueError:
+            return ""
+        text = str(entry.get("msg")) if isinstance(entry, dict) else ""
+        why = text.rpartition(f"`{program}`: ")[2] if f"`{program}`: " in text else ""
+    else:
+        return ""
+    return "".join(c for c in why if c.isprintable()).lower()[:200]
 
 
 def missing_library(tail: bytes) -> str:
