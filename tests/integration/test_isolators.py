@@ -432,6 +432,14 @@ def test_seccomp(rkt: RktContext, runtime: str) -> None:
     assert "Permission denied" in docker.stderr
 
 
+@pytest.mark.parametrize("runtime", ["crun", "runc"])
+def test_a_filter_that_kills_the_runtime_before_the_app(rkt: RktContext, runtime: str) -> None:
+    rkt.env["RKT_OCI_RUNTIME"] = runtime
+    result = sh(rkt, "true", "--seccomp=mode=remove,close", status=254)
+    (line,) = [x for x in result.stderr.splitlines() if x.startswith('rkt: app "app": ')]
+    assert line.endswith(": its seccomp filter may forbid a system call that the runtime makes")
+
+
 def test_too_many_filters(rkt: RktContext) -> None:
     key = rkt.rkt(OPEN, "fetch", build(rkt)).stdout.splitlines()[-1]
     isolators = [

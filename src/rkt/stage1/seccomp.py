@@ -155,6 +155,11 @@ def _read(name: str, value: object) -> tuple[list[str], dict[str, object]]:
     return [str(member) for member in members], {"action": _ERRNO, "errnoRet": number}
 
 
+def is_own(profile: dict[str, object] | None, capabilities: list[str], machine: str) -> bool:
+    """Say whether an app has another filter than those that ask for none."""
+    return profile is not None and profile != default(capabilities, machine)
+
+
 def forbidden(profile: dict[str, object], names: tuple[str, ...]) -> list[str]:
     """Give those of some calls that a filter does not let pass, whatever their arguments."""
     rules = profile["syscalls"]

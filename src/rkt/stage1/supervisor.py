@@ -8,7 +8,18 @@ import time
 
 from rkt.errors import RktError
 from rkt.linux import atomic, sig
-from rkt.stage1 import cgroup, filters, identity, policy, pump, reason, runtime, signals, starting
+from rkt.stage1 import (
+    cgroup,
+    filters,
+    identity,
+    policy,
+    pump,
+    reason,
+    runtime,
+    seccomp,
+    signals,
+    starting,
+)
 from rkt.stage1.children import Children, kill
 from rkt.stage1.console import Console
 
@@ -20,6 +31,8 @@ if TYPE_CHECKING:
 
 _ATTEMPTS = 100
 _PAUSE = 0.02
+# What crun and runc say of a process of theirs that was killed before the app's program.
+_KILLED_EARLY = ("read from the init process", "container process is already dead")
 
 
 class Supervisor:
@@ -288,6 +301,10 @@ class Supervisor:
         full = os.strerror(errno.ENOSPC)
         if full not in text and atomic.is_full(app.bundle):  # crun does not always say so
             text += f": {full}"
+        if text.endswith(_KILLED_EARLY) and seccomp.is_own(
+            app.plan.seccomp, app.plan.capabilities, os.uname().machine
+        ):
+            text += ": its seccomp filter may forbid a system call that the runtime makes"
         if self.keep or (app.restarts and app.restarts.count):
             self._not_again(app, text)
         else:

@@ -55,7 +55,7 @@ WHITELIST_ARM = """
 # What a whitelist allows without naming it: systemd's @default (systemd.exec(5), 252), which rkt's
 # filters always got too, and what the OCI runtime needs between loading the filter and exec.
 IMPLICIT = """
-    arch_prctl brk clock_getres clock_getres_time64 clock_gettime clock_gettime64
+    arch_prctl brk close clock_getres clock_getres_time64 clock_gettime clock_gettime64
     clock_nanosleep clock_nanosleep_time64 execve exit exit_group futex futex_time64 futex_waitv
     get_robust_list get_thread_area getegid getegid32 geteuid geteuid32 getgid getgid32
     getgroups getgroups32 getpgid getpgrp getpid getppid getrandom getresgid getresgid32
