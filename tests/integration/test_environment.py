@@ -254,14 +254,17 @@ def test_handlers(rkt: RktContext, runtime: str) -> None:
          "killed by SIGKILL")),
         ("post-stop", ["/bin/sh", "-c", "exit 9"], 0, ('app "app": post-stop handler exited with '
          "status 9")),
+        ("pre-start", ["/etc/script"], 1, ('app "app" pre-start handler could not be started: '
+         'cannot execute "/etc/script": exec format error')),
     ],
 )  # fmt: skip
 def test_handlers_that_fail(
     rkt: RktContext, name: str, command: list[str], status: int, text: str
 ) -> None:
     image = builder(eventHandlers=[{"name": name, "exec": command}])
+    image.file("etc/script", "no interpreter\n", mode=0o755)
     result = sh(rkt, "echo ran", aci=image, status=status)
-    assert said(result)[0] == f"rkt: {text}"
+    assert said(result)[-1] == f"rkt: {text}"
     assert result.stdout == ("ran\n" if name == "post-stop" else "")
 
 

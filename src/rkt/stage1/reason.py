@@ -82,11 +82,15 @@ def of_main(
     return End(code, "exited", text)
 
 
-def of_handler(step: str, code: int) -> End:
-    """Explain the end of an app whose pre-start handler failed."""
+def of_handler(step: str, code: int, *, tail: bytes = b"", program: str = "") -> End:
+    """Explain the end of an app whose pre-start handler failed; as `of_main` does."""
     if code < 0:
         text = f"{step} handler was killed by {_signal_name(-code)}"
         return End(128 - code, "handler", text, number=-code)
+    why = not_executed(last_line(tail), program) if code == 1 and program else ""
+    if why:
+        text = f'{step} handler could not be started: cannot execute "{program}": {why}'
+        return End(code, "handler", text)
     return End(code, "handler", f"{step} handler exited with status {code}")
 
 

@@ -327,7 +327,9 @@ class Supervisor:
         if app.step == "main":
             self._finish(app, self._explain(app, code))
         elif code != 0 and not self._ending:
-            end = reason.of_handler(app.step, code)
+            self._hear_out(app)
+            program = app.plan.handlers[app.step][0]
+            end = reason.of_handler(app.step, code, tail=app.tail, program=program)
             if app.step == "pre-start" and (self._stopping or app.stopping):
                 end = reason.of_stop(end, app.stopping or self._why)
             self._handler_failed(app, end)
@@ -358,10 +360,14 @@ class Supervisor:
         if app is not self._culprit and not app.between:  # else it is said elsewhere
             self.say(f'app "{app.name}": {end.text}')
 
-    def _explain(self, app: AppRun, code: int) -> reason.End:
-        for source in app.sources:  # its last words come before ours, and may tell why
+    def _hear_out(self, app: AppRun) -> None:
+        """Read what is there of its last words: they come before ours, and may tell why."""
+        for source in app.sources:
             if not source.closed:
                 source.read()
+
+    def _explain(self, app: AppRun, code: int) -> reason.End:
+        self._hear_out(app)
         memory = app.plan.resources.get("memory")
         limit = memory.get("limit") if isinstance(memory, dict) else 0
         oom = self._oom_kills(app) > app.oom_kills
