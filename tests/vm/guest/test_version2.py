@@ -97,6 +97,16 @@ def test_limits_are_written_and_seen_from_inside(rkt: RktContext, image: str, ru
 
 
 @BOTH
+def test_limits_that_only_the_privileged_may_raise(
+    rkt: RktContext, image: str, runtime: str
+) -> None:
+    script = 'ulimit -r 50; ulimit -e 25; exec "$@"'
+    words = rkt.argv(OPEN, "run", image, "--", "ulimit -r; ulimit -e")
+    rkt.env["RKT_OCI_RUNTIME"] = runtime
+    assert rkt.run(["bash", "-c", script, "bash", *words]).stdout == "50\n25\n"
+
+
+@BOTH
 def test_memory_beyond_the_limit_kills_and_is_told(
     rkt: RktContext, image: str, runtime: str
 ) -> None:
