@@ -394,8 +394,15 @@ def test_no_new_privileges(rkt: RktContext) -> None:
     assert free.stdout.split() == ["NoNewPrivs:", "0"]
 
 
-def test_oom_score_adj(rkt: RktContext) -> None:
+@pytest.mark.parametrize("runtime", ["crun", "runc"])
+def test_oom_score_adj(rkt: RktContext, runtime: str) -> None:
+    rkt.env["RKT_OCI_RUNTIME"] = runtime
     assert sh(rkt, "cat /proc/self/oom_score_adj", "--oom-score-adj=321").stdout == "321\n"
+    uuid = sh(rkt, "sleep 1000", "--oom-score-adj=321", pod=("--detach",)).stdout.strip()
+    entered = rkt.rkt("enter", uuid, "cat", "/proc/self/oom_score_adj")
+    assert entered.stdout == "321\n"
+    rkt.rkt("stop", "--force", uuid)
+    rkt.wait_for(lambda: rkt.pod_state(uuid) == "exited")
 
 
 # System calls

@@ -29,6 +29,7 @@ def _main(argv: list[str]) -> int:
     config = _config(pod_dir, app)
     app_pid = _app_pid(pod_dir, app)
     process = _process(config, app, app_pid, command)
+    _adopt_score(process)
     os.chdir(pod_dir)
     chosen = runtime.Runtime(state.runtime, pod_dir)
     if process["terminal"]:
@@ -121,6 +122,17 @@ def _process(
     )
     process.pop("consoleSize", None)
     return process
+
+
+def _adopt_score(process: dict[str, object]) -> None:
+    """Have the app's oom-score-adj, for the command to inherit: crun's exec does not set it."""
+    score = process.get("oomScoreAdj")
+    if isinstance(score, int):
+        try:
+            with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+                file.write(str(score))
+        except PermissionError:  # lower than this process may have
+            pass
 
 
 def _not_for_apps(*, confined: bool) -> list[int]:
