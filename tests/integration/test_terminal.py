@@ -396,10 +396,35 @@ def test_a_stream_as_input(rkt: RktContext) -> None:
     assert "app=3" in rkt.rkt("status", "--wait", uuid).stdout.splitlines()
 
 
-def test_entering_through_pipes(rkt: RktContext) -> None:
-    uuid = background(rkt, "crun")
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_entering_through_pipes(rkt: RktContext, runtime: str) -> None:
+    uuid = background(rkt, runtime)
     result = rkt.rkt("enter", uuid, "sh", "-c", "cat; tty; exit 6", input="piped\n", status=6)
     assert result.stdout == "piped\nnot a tty\n"
+    result = rkt.rkt("enter", uuid, "sh", "-c", "echo x >/dev/stderr; kill -9 $$", status=137)
+    assert result.stderr == "x\n"
+    rkt.rkt("stop", "--force", uuid)
+    rkt.wait_for(lambda: rkt.pod_state(uuid) == "exited")
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_what_runs_on_does_not_hold_enter(rkt: RktContext, runtime: str) -> None:
+    uuid = background(rkt, runtime)
+    argv = rkt.argv("enter", uuid, "sh", "-c", "sleep 1000 & echo started; exit 6")
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          env=rkt.env) as process:  # fmt: skip
+        assert process.wait(30) == 6
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"started\n"
+    script = "trap 'exit 7' TERM; echo ready; while :; do sleep 0.1; done"
+    argv = rkt.argv("enter", uuid, "sh", "-c", script)
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          env=rkt.env) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.terminate()
+        assert process.wait(30) == 7
+    assert not [name for name in os.listdir(f"{rkt.pod_dir(uuid)}/bundle") if "enter" in name]
     rkt.rkt("stop", "--force", uuid)
     rkt.wait_for(lambda: rkt.pod_state(uuid) == "exited")
 
@@ -411,9 +436,7 @@ def test_entering_with_files(rkt: RktContext, runtime: str) -> None:
     paths = [f"{rkt.files}/{name}" for name in ("in", "out", "err")]
     with open(paths[0], "wb") as file:
         file.write(b"x" * 300_000)
-    # runc itself waits for all that hold on to the streams.
-    left = "sleep 1000 &" if runtime == "crun" else ""
-    script = f"cat; echo end; echo err >&2; {left} exit 6"
+    script = "cat; echo end; echo err >&2; sleep 1000 & exit 6"
     with open(paths[0], "rb") as stdin, open(paths[1], "wb") as out, open(paths[2], "wb") as err:
         for path in paths:
             os.chown(path, 1234, 1235)

@@ -43,10 +43,15 @@ def _main(argv: list[str]) -> int:
     path = f"/proc/self/fd/{fd}"
     argv = [*chosen.base(), "exec", "--process", path, app]
     taken = _not_for_apps(confined="mountLabel" in manifest.mapping(config, "linux", app))
-    if taken:
+    pid_file = ""
+    if chosen.name == "runc" and not any(_is_device(fd) for fd in (0, 1, 2)):
+        # Of a device, which may be a terminal, it would change the owner.
+        pid_file = f"/proc/{os.getpid()}/cwd/bundle/enter{os.getpid()}.pid"
+        argv = chosen.exec_argv(app, path, pid_file)
+    if taken or pid_file:
         from rkt.stage1 import piped
 
-        return piped.run(argv, taken, lambda *fds: _lend(config, app, *fds))
+        return piped.run(argv, taken, lambda *fds: _lend(config, app, *fds), pid_file=pid_file)
     try:
         os.execve(chosen.path, argv, runtime.environment())
     except OSError as err:
@@ -145,10 +150,14 @@ def _not_for_apps(*, confined: bool) -> list[int]:
     for fd in (0, 1, 2):
         info = os.fstat(fd)
         file = stat.S_ISREG(info.st_mode) or stat.S_ISBLK(info.st_mode)
-        device = stat.S_ISCHR(info.st_mode) and info.st_rdev != _NULL
-        if file or (confined and device and fd > 0):
+        if file or (confined and fd > 0 and _is_device(fd)):
             found.append(fd)
     return found
+
+
+def _is_device(fd: int) -> bool:
+    info = os.fstat(fd)
+    return stat.S_ISCHR(info.st_mode) and info.st_rdev != _NULL
 
 
 def _lend(config: dict[str, object], app: str, *fds: int) -> None:

@@ -1,8 +1,11 @@
-"""A command inside an app, for a caller whose streams are files.
+"""A command inside an app, for a caller whose streams are files, or whose runtime would wait.
 
 crun makes the command's user the owner of what are its streams, whoever they belong to, and SELinux
 keeps apps from what is the host's.  So the command gets pipes in place of files, and this process
 carries between both.
+
+runc carries all streams through pipes of its own, and ends only when nobody has them any more: not
+when the command left something running.  Detached it hands them on as they are.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import os
 
 from rkt.errors import NotFound, RktError
-from rkt.linux import proc, sig
+from rkt.linux import libc, proc, sig
 from rkt.stage1 import children, pump, runtime, signals
 
 TYPE_CHECKING = False
@@ -20,10 +23,10 @@ if TYPE_CHECKING:
 _DRAIN = 0.05
 
 
-def run(argv: list[str], taken: list[int], lend: Callable[..., None]) -> int:
+def run(argv: list[str], taken: list[int], lend: Callable[..., None], *, pid_file: str = "") -> int:
     """Run the runtime's `exec` to its end with pipes in place of some streams; gives its status.
 
-    `lend` lets the command use descriptors.
+    `lend` lets the command use descriptors.  With `pid_file` the runtime leaves the command behind.
     """
     loop, kids = pump.Loop(), children.Children()
     stdio, sources, theirs = [0, 1, 2], [], []
@@ -40,16 +43,36 @@ def run(argv: list[str], taken: list[int], lend: Callable[..., None]) -> int:
     lend(*theirs)
     wake = signals.catch(resize=False)
     ends: list[int] = []
-    pid = proc.spawn(argv, env=runtime.environment(), stdio=(stdio[0], stdio[1], stdio[2]))
-    kids.adopt(pid, ends.append)
+    signals_due: set[int] = set()
+    pid = 0
+
+    def began(code: int) -> None:
+        nonlocal pid
+        if code != 0:  # the runtime has said why
+            ends.append(code)
+            return
+        with open(pid_file, encoding="ascii") as file:
+            pid = int(file.read())
+        os.unlink(pid_file)
+        kids.adopt(pid, ends.append)
+
+    streams = (stdio[0], stdio[1], stdio[2])
+    if pid_file:
+        libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)  # the command becomes a child of this process
+        pid = kids.spawn(argv, streams, began)
+    else:
+        pid = proc.spawn(argv, env=runtime.environment(), stdio=streams)
+        kids.adopt(pid, ends.append)
     for fd in theirs:
         os.close(fd)
 
     def handle() -> None:
-        numbers = os.read(wake, 512)
-        for number in set(numbers) - {sig.SIGCHLD}:
-            children.kill(pid, number)
+        signals_due.update(set(os.read(wake, 512)) - {sig.SIGCHLD})
         kids.reap()
+        if pid_file and kids.busy:  # not for the runtime, but for the command
+            return
+        while signals_due and not ends:
+            children.kill(pid, signals_due.pop())
 
     loop.watch(wake, handle)
     for source in sources:
