@@ -324,17 +324,6 @@ def test_kernel_parameters_of_the_pod(rkt: RktContext) -> None:
         assert file.read() == host
 
 
-def test_isolators_that_pods_do_not_have(rkt: RktContext) -> None:
-    score = ("os/linux/oom-score-adj", 7)
-    uuid = in_pod(rkt, {"app": ("echo ran", [])}, [("example.com/odd", [1]), score])
-    result = rkt.rkt("run-prepared", uuid)
-    assert result.stdout == "ran\n"
-    assert result.stderr == (
-        "rkt: warning: isolators that cannot be enforced are ignored: pod: example.com/odd (it is "
-        "not one of pods); pod: os/linux/oom-score-adj (it is not one of pods)\n"
-    )
-
-
 # Capabilities, privileges, scores
 
 

@@ -301,15 +301,6 @@ def test_an_empty_exec(rkt: RktContext) -> None:
     assert 'image "example.com/empty" has an empty "exec" (try --exec=BINARY)' in result.stderr
 
 
-@pytest.mark.parametrize("runtime", ["crun", "runc"])
-def test_a_program_of_another_machine(rkt: RktContext, runtime: str) -> None:
-    aci = AciBuilder("example.com/odd", exec=["/odd"]).busybox().file("odd", "?", mode=0o755)
-    env = {"RKT_OCI_RUNTIME": runtime}
-    result = rkt.rkt(OPEN, "run", aci.build(rkt.files).path, status=1, env=env)
-    reason = 'could not be started: cannot execute "/odd": exec format error'
-    assert result.stderr.splitlines()[-1] == f'rkt: app "odd" {reason}'
-
-
 def test_exec_replaces_everything_but_the_arguments(rkt: RktContext) -> None:
     aci = AciBuilder("example.com/echo", exec=["/bin/echo", "one", "two"]).busybox()
     path = aci.build(rkt.files).path
