@@ -406,7 +406,7 @@ def test_seccomp(rkt: RktContext, runtime: str) -> None:
         words = ("run", path, f"--seccomp={value}", "--", script)
         return rkt.rkt(OPEN, *words, env=env, status=None)
 
-    for _ in range(2):  # compiled, then kept (rkt.stage1.filters)
+    for _ in range(2):  # compiled, then kept (rkt.stage1.host.filters)
         with_errno = run("mode=remove,errno=EXDEV,mkdir,mkdirat", "mkdir /x || echo refused")
         assert with_errno.stdout == "refused\n"
         assert "Invalid cross-device link" in with_errno.stderr

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rkt.stage1 import build, sandbox
+from rkt.stage1 import build
+from rkt.stage1.host import sandbox
 from rkt_testkit import leaks
 from rkt_testkit.probes import needs
 

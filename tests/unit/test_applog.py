@@ -14,7 +14,7 @@ from rkt.const import LOG_DIR, LOG_MAGIC
 from rkt.linux import lock
 from rkt.pod import logs
 from rkt.pod.lifecycle import Pod
-from rkt.stage1 import applog
+from rkt.stage1.streams import applog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

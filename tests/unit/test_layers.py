@@ -32,6 +32,15 @@ ALLOWED: dict[str, set[str]] = {
     "cli": L0 | L1 | L2 | {"fetch", "stage0", "services"},
 }
 
+BASE = {"contract", "launch"}
+STAGE1: dict[str, set[str]] = {
+    "streams": BASE,
+    "app": BASE | {"streams"},
+    "host": BASE | {"streams", "app"},
+    "supervision": BASE | {"streams", "app", "host"},
+}
+"""What a folder of stage1 may use of it; flavors and the modules beside it may use all."""
+
 
 def _modules() -> list[tuple[str, str]]:
     found = []
@@ -71,6 +80,21 @@ def test_no_module_imports_upwards_or_sideways() -> None:
         for imported in _imports(path) & known:
             target = _part(imported)
             if target not in (part, "rkt") and target not in ALLOWED[part]:
+                wrong.append(f"{dotted} imports {imported}")
+    assert wrong == []
+
+
+def test_the_folders_of_stage1_lie_above_each_other() -> None:
+    known = {dotted for dotted, _ in _modules()}
+    wrong = []
+    for dotted, path in _modules():
+        parts = dotted.split(".")
+        if parts[1:2] != ["stage1"] or len(parts) < 4 or parts[2] not in STAGE1:
+            continue
+        for imported in _imports(path) & known:
+            target = imported.split(".")
+            allowed = {parts[2]} | STAGE1[parts[2]]
+            if target[1:2] == ["stage1"] and len(target) > 2 and target[2] not in allowed:
                 wrong.append(f"{dotted} imports {imported}")
     assert wrong == []
 

@@ -12,7 +12,7 @@ import pytest
 from rkt.errors import NetworkError
 from rkt.network import plugin, relay
 from rkt.network.ports import Reservation
-from rkt.stage1.pump import Loop
+from rkt.stage1.streams.pump import Loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

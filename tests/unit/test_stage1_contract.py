@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rkt.errors import RktError, SchemaError, UsageError
-from rkt.stage1 import contract, manifest
+from rkt.stage1 import contract
+from rkt.stage1.app import manifest
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,12 +11,13 @@ import pytest
 
 from rkt.errors import PodStateError, RktError, SchemaError
 from rkt.schema.textual import parse_sandbox_port
-from rkt.stage1 import control, iomux, pump
+from rkt.stage1.streams import control, pump
+from rkt.stage1.supervision import iomux
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rkt.stage1.control import Message, Reply
+    from rkt.stage1.streams.control import Message, Reply
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the socket is for root")
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rkt.stage1 import filters
-from rkt.stage1.runtime import Runtime
+from rkt.stage1.host import filters
+from rkt.stage1.host.runtime import Runtime
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,9 +9,9 @@ import subprocess
 
 import pytest
 
-from rkt.stage1 import dbus
-from rkt.stage1.journal import AppJournal, Journal
-from rkt.stage1.journalfile import jenkins
+from rkt.stage1.host import dbus
+from rkt.stage1.host.journal import AppJournal, Journal
+from rkt.stage1.host.journalfile import jenkins
 
 UUID = "12345678-1234-1234-1234-123456789abc"
 needs_journalctl = pytest.mark.skipif(not shutil.which("journalctl"), reason="no journalctl")

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from rkt.stage1 import mutable, pump
-from rkt.stage1.volumes import Fill
+from rkt.stage1.app.volumes import Fill
+from rkt.stage1.streams import pump
+from rkt.stage1.supervision import mutable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from rkt.stage1.manifest import App
-    from rkt.stage1.spec import AppPlan
+    from rkt.stage1.app.manifest import App
+    from rkt.stage1.app.spec import AppPlan
 
 
 class World:

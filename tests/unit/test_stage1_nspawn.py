@@ -9,9 +9,11 @@ import pytest
 
 from rkt.errors import RktError
 from rkt.linux import sig
-from rkt.stage1 import dbus, machine, spec, unit, unitproperties
-from rkt.stage1.nspawn import UnitChildren
-from rkt.stage1.volumes import Bind
+from rkt.stage1.app import spec
+from rkt.stage1.app.volumes import Bind
+from rkt.stage1.flavors import machine, unit, unitproperties
+from rkt.stage1.flavors.nspawn import UnitChildren
+from rkt.stage1.host import dbus
 
 
 def test_the_version_is_read() -> None:

@@ -9,11 +9,12 @@ import pytest
 
 from rkt import const
 from rkt.errors import SchemaError
-from rkt.stage1 import applog, policy
-from rkt.stage1.policy import PodPolicy, Restarts
+from rkt.stage1.app import policy
+from rkt.stage1.app.policy import PodPolicy, Restarts
+from rkt.stage1.streams import applog
 
 if TYPE_CHECKING:
-    from rkt.stage1.manifest import App
+    from rkt.stage1.app.manifest import App
 
 FAST, LONG = 0.5, 10.0
 

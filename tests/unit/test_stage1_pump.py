@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rkt.errors import NotFound
-from rkt.stage1 import cgroup, pump, runtime
+from rkt.stage1.host import cgroup, runtime
+from rkt.stage1.streams import pump
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,7 @@ import pytest
 
 from rkt.pod import lifecycle, state
 from rkt.pod import reason as told
-from rkt.stage1 import reason
+from rkt.stage1.supervision import reason
 
 if TYPE_CHECKING:
     from pathlib import Path

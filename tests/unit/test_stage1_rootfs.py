@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rkt.errors import NotFound, RktError
-from rkt.stage1 import cgroup, files, manifest, rootfs, users, volumes
+from rkt.stage1.app import files, manifest, rootfs, users, volumes
+from rkt.stage1.host import cgroup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

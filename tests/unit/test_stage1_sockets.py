@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rkt.errors import RktError
-from rkt.stage1 import manifest, podnet, spec
+from rkt.stage1.app import manifest, spec
+from rkt.stage1.app.sockets import Socket, Sockets, names, take
+from rkt.stage1.host import podnet
 from rkt.stage1.planning import LISTEN, announce_sockets
-from rkt.stage1.sockets import Socket, Sockets, names, take
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -137,7 +138,7 @@ def test_what_nobody_wants_is_closed_and_named(
     ("252", "LISTEN_FDS=252, but descriptor "),
 ])  # fmt: skip
 def test_numbers_that_cannot_be(count: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rkt.stage1.sockets.FIRST", 5000)
+    monkeypatch.setattr("rkt.stage1.app.sockets.FIRST", 5000)
     env = {"LISTEN_FDS": count, "LISTEN_PID": str(os.getpid())}
     with pytest.raises(RktError, match=text):
         take(env)

@@ -9,8 +9,8 @@ import pytest
 
 from rkt.errors import RktError
 from rkt.linux import caps, selinux
-from rkt.stage1 import capabilities, environment, resources, seccomp, spec, syscalls
-from rkt.stage1.volumes import Bind
+from rkt.stage1.app import capabilities, environment, resources, seccomp, spec, syscalls
+from rkt.stage1.app.volumes import Bind
 
 if TYPE_CHECKING:
     from pathlib import Path

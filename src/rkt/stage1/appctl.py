@@ -9,7 +9,8 @@ import os
 
 from rkt import log
 from rkt.errors import UsageError
-from rkt.stage1 import contract, control, launch
+from rkt.stage1 import contract, launch
+from rkt.stage1.streams import control
 
 _PREFIX = "app-"
 _PATIENCE = 120.0  # for what does not wait for an app's end

@@ -9,12 +9,16 @@ import sys
 from rkt import log
 from rkt.errors import KernelError, NotFound, PodStateError, RktError, SchemaError, UsageError
 from rkt.linux import sig
-from rkt.stage1 import contract, control, identity, iomux, launch, manifest, pump
+from rkt.stage1 import contract, launch
+from rkt.stage1.app import manifest
 from rkt.stage1.enter import join_mounts
+from rkt.stage1.host import identity
+from rkt.stage1.streams import control, pump
+from rkt.stage1.supervision import iomux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from rkt.stage1.terminal import Keyboard, Terminal
+    from rkt.stage1.streams.terminal import Keyboard, Terminal
 
 _FLAGS = ("stdin", "stdout", "stderr", "tty-in", "tty-out")
 _ACTIONS = ("list", "auto-attach", "custom-attach")
@@ -147,7 +151,7 @@ class Attachment:
         return sink
 
     def _type_into(self, fd: int, *, tty: bool) -> None:
-        from rkt.stage1 import terminal
+        from rkt.stage1.streams import terminal
 
         if tty and os.isatty(0):
             self._terminal = terminal.Terminal(0)

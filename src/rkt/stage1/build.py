@@ -21,6 +21,10 @@ from rkt import const, log
 from rkt.errors import NotFound, RktError, UsageError, describe
 from rkt.linux import atomic, proc
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 # By annotation: the program, whose name its module may look at, and that module.
 ENTRYPOINTS = {
     "run": ("run", "run"),
@@ -46,26 +50,27 @@ class Flavor:
         self.programs = programs or {}
         """Others than the entrypoints, with their modules."""
         self.without = without
-        """Modules of rkt.stage1 that it has no use for."""
+        """Modules and folders of rkt.stage1 that it has no use for."""
         self.annotations = annotations
         """Further ones with the value `true`."""
         self.listen = listen
         """Whether apps are told of their sockets by a program."""
 
 
-_NSPAWN = ("nspawn", "machine", "unit", "unitproperties")
+_FLY = ("flavors/fly", "flavors/flymounts")
+_NSPAWN = ("flavors/nspawn", "flavors/machine", "flavors/unit", "flavors/unitproperties")
 FLAVORS = {
     "oci": Flavor(const.STAGE1_OCI_NAME, 6, ENTRYPOINTS,
-                  without=("build", "called", "fly", "flyexec", "flymounts", *_NSPAWN)),
+                  without=("build", "flavors")),
     "fly": Flavor(const.STAGE1_FLY_NAME, 5, {
         **{name: ENTRYPOINTS[name] for name in ("enter", "gc", "stop", "attach")},
-        "run": ("run", "fly"),
-    }, programs={"fly": "flyexec"}, without=("build", *_NSPAWN),
+        "run": ("run", "flavors.fly"),
+    }, programs={"fly": "flavors.flyexec"}, without=("build", *_NSPAWN),
         annotations=(const.STAGE1_HOST_MOUNTS,), listen=False),
     "nspawn": Flavor(const.STAGE1_NSPAWN_NAME, 6, {
         **{name: ENTRYPOINTS[name] for name in ("enter", "gc", "stop", "attach")},
-        "run": ("run", "nspawn"),
-    }, programs={"unit": "unit"}, without=("build", "fly", "flymounts")),
+        "run": ("run", "flavors.nspawn"),
+    }, programs={"unit": "flavors.unit"}, without=("build", *_FLY)),
 }  # fmt: skip
 _LIB = "usr/lib/rkt"
 _MODULES = ("__init__", "errors", "const", "log", "quickjson")
@@ -95,7 +100,8 @@ _LAUNCHER = """\
 #!{python} -ISB
 import gc, sys; gc.set_threshold(100_000); \
 sys.path.insert(0, __file__.rpartition("/")[0] + "/{lib}"); \
-from rkt.stage1 import launch, {module}; launch.leave({module}.main(sys.argv))
+import rkt.stage1.{module} as program; from rkt.stage1 import launch; \
+launch.leave(program.main(sys.argv))
 """
 _OS_RELEASE = (
     'NAME="rkt stage1-{flavor}"\nID=rkt\nVERSION="{v}"\nVERSION_ID={v}\nPRETTY_NAME="rkt {v}"\n'
@@ -241,13 +247,11 @@ def _library(python: str, without: tuple[str, ...]) -> dict[str, bytes]:
     source_root = os.path.dirname(os.path.abspath(rkt.__file__))
     names = [f"{module}.py" for module in _MODULES]
     for package, modules in _PACKAGES.items():
-        found = modules or tuple(
-            entry[:-3]
-            for entry in os.listdir(f"{source_root}/{package}")
-            if entry.endswith(".py") and not (package == "stage1" and entry[:-3] in without)
-        )
-        names += [f"{package}/{module}.py" for module in found]
-    names.sort()
+        names += [f"{package}/{module}.py" for module in modules]
+        if not modules:
+            names += _sources(source_root, package)
+    left_out = tuple(f"stage1/{name}{end}" for name in without for end in (".py", "/"))
+    names = sorted(name for name in names if not name.startswith(left_out))
     argv = [python, "-s", "-S", "-B", "-c", _COMPILE]
     files: dict[str, bytes] = {}
     for name in names:
@@ -261,6 +265,12 @@ def _library(python: str, without: tuple[str, ...]) -> dict[str, bytes]:
         head, _, base = f"rkt/{name}".rpartition("/")
         files[f"{head}/__pycache__/{base[:-3]}.{tag}.pyc"] = compiled
     return files
+
+
+def _sources(root: str, package: str) -> Iterator[str]:
+    for folder, _, files in os.walk(f"{root}/{package}"):
+        below = os.path.relpath(folder, root)
+        yield from (f"{below}/{name}" for name in files if name.endswith(".py"))
 
 
 def _tar(entries: dict[str, tuple[int, bytes | None]]) -> bytes:

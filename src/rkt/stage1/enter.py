@@ -8,7 +8,9 @@ import stat
 from rkt import quickjson
 from rkt.errors import KernelError, NotFound, PodStateError, RktError, SchemaError, UsageError
 from rkt.linux import libc
-from rkt.stage1 import contract, identity, launch, manifest, rootfs, runtime
+from rkt.stage1 import contract, launch
+from rkt.stage1.app import manifest, rootfs
+from rkt.stage1.host import identity, runtime
 
 _FALLBACK_TERM = "vt100"
 _NULL = os.makedev(1, 3)
@@ -33,7 +35,7 @@ def _main(argv: list[str]) -> int:
     os.chdir(pod_dir)
     chosen = runtime.Runtime(state.runtime, pod_dir)
     if process["terminal"]:
-        from rkt.stage1 import session
+        from rkt.stage1.supervision import session
 
         return session.Session("enter").run(chosen, app, process)
     _lend(config, app, 0, 1, 2)
@@ -49,7 +51,7 @@ def _main(argv: list[str]) -> int:
         pid_file = f"/proc/{os.getpid()}/cwd/bundle/enter{os.getpid()}.pid"
         argv = chosen.exec_argv(app, path, pid_file)
     if taken or pid_file:
-        from rkt.stage1 import piped
+        from rkt.stage1.supervision import piped
 
         return piped.run(argv, taken, lambda *fds: _lend(config, app, *fds), pid_file=pid_file)
     try:

@@ -7,7 +7,9 @@ import os
 from rkt import log
 from rkt.const import JOURNALS
 from rkt.errors import RktError, UsageError
-from rkt.stage1 import cgroup, contract, files, identity, launch, runtime
+from rkt.stage1 import contract, launch
+from rkt.stage1.app import files
+from rkt.stage1.host import cgroup, identity, runtime
 
 
 def main(argv: list[str]) -> int:
@@ -33,7 +35,7 @@ def _main(argv: list[str]) -> int:
 
         left += reclaim(pod_dir, uuid)
     if any(os.path.isdir(f"{place}/{uuid.replace('-', '')}") for place in JOURNALS):
-        from rkt.stage1 import journal
+        from rkt.stage1.host import journal
 
         left += journal.remove(uuid)
     _forget(pod_dir)

@@ -14,7 +14,7 @@ from rkt.const import (
 )
 from rkt.errors import KernelError, RktError
 from rkt.linux import atomic
-from rkt.stage1 import (
+from rkt.stage1.app import (
     capabilities,
     environment,
     files,
@@ -42,12 +42,14 @@ if TYPE_CHECKING:
 
     from rkt.linux.userns import Range
     from rkt.network.setup import PodNetwork
-    from rkt.stage1 import cgroup, contract, manifest, runtime
-    from rkt.stage1.manifest import App
-    from rkt.stage1.rootfs import Root
-    from rkt.stage1.sockets import Sockets
-    from rkt.stage1.systemd import Host
-    from rkt.stage1.volumes import Bind, Fill
+    from rkt.stage1 import contract
+    from rkt.stage1.app import manifest
+    from rkt.stage1.app.manifest import App
+    from rkt.stage1.app.rootfs import Root
+    from rkt.stage1.app.sockets import Sockets
+    from rkt.stage1.app.volumes import Bind, Fill
+    from rkt.stage1.host import cgroup, runtime
+    from rkt.stage1.supervision.systemd import Host
 
     class Pod(Protocol):
         """What is asked of the pod."""
@@ -101,7 +103,7 @@ def _plan(pod: Pod, app: manifest.App, fills: list[volumes.Fill] | None) -> spec
         files.prepare_root(root, plan.binds)
         token, host = options.mds_token, "127.0.0.1"
         if token and pod.network is not None:
-            from rkt.stage1 import podnet
+            from rkt.stage1.host import podnet
 
             host = podnet.metadata_host(pod.network)
         env = environment.build(
@@ -137,12 +139,12 @@ def _plan(pod: Pod, app: manifest.App, fills: list[volumes.Fill] | None) -> spec
     plan.read_only_root = app.read_only_root
     plan.terminal = bool(terminal_of(pod, app))
     if pod.terminal:
-        from rkt.stage1 import terminal
+        from rkt.stage1.streams import terminal
 
         plan.console_size = terminal.Terminal(0).size()
     plan.cgroup = f"{pod.layout.pod_path(options.uuid)}/{app.name}" if pod.layout else ""
     if pod.users is not None:
-        from rkt.stage1 import private
+        from rkt.stage1.host import private
 
         # crun 1.8 opens the sources of a user namespace without what is mounted below them.
         is_crun = pod.runtime is not None and pod.runtime.name == "crun"
@@ -157,7 +159,7 @@ def announce_sockets(plan: spec.AppPlan, mode: str, rootfs: str) -> None:
 
     `mode` is its first argument: how it gets them.
     """
-    from rkt.stage1 import sockets
+    from rkt.stage1.app import sockets
 
     named = sockets.names(plan.sockets)
     plan.args = [LISTEN, mode, str(len(plan.sockets)), named, *plan.args]
@@ -176,7 +178,7 @@ def terminal_of(pod: Pod, app: manifest.App) -> str:
     """Give the type of the app's terminal: the caller's, or one that clients attach to."""
     if pod.options.interactive or not chooses_streams(app):
         return pod.terminal
-    from rkt.stage1 import iomux
+    from rkt.stage1.supervision import iomux
 
     tty = iomux.TTY in iomux.modes(app.annotations).values()
     return os.environ.get("TERM") or "vt100" if tty else ""
@@ -224,7 +226,7 @@ def _in_volumes(
     root: rootfs.Root, command: list[str], plan: spec.AppPlan, search: str
 ) -> list[str]:
     """Look up a program that may lie in a volume."""
-    from rkt.stage1 import view
+    from rkt.stage1.app import view
 
     seen = view.View(root, plan.binds)
     try:

@@ -12,39 +12,22 @@ from rkt.const import (
 )
 from rkt.errors import EXIT_FAILURE, KernelError, RktError, describe
 from rkt.linux import atomic, libc
-from rkt.stage1 import (
-    apprun,
-    capabilities,
-    cgroup,
-    contract,
-    files,
-    handed,
-    health,
-    identity,
-    launch,
-    manifest,
-    planning,
-    policy,
-    reason,
-    resources,
-    runtime,
-    sandbox,
-    signals,
-    spec,
-    supervisor,
-    volumes,
-)
+from rkt.stage1 import contract, launch, planning
+from rkt.stage1.app import capabilities, files, manifest, policy, resources, spec, volumes
+from rkt.stage1.host import cgroup, identity, runtime, sandbox
+from rkt.stage1.streams import signals
+from rkt.stage1.supervision import apprun, handed, health, reason, supervisor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rkt.linux.userns import Range
     from rkt.network.setup import PodNetwork
-    from rkt.stage1.iomux import Streams
-    from rkt.stage1.mutable import Operations
-    from rkt.stage1.rootfs import Root
-    from rkt.stage1.sockets import Sockets
-    from rkt.stage1.systemd import Host
-    from rkt.stage1.volumes import Bind, Fill
+    from rkt.stage1.app.rootfs import Root
+    from rkt.stage1.app.sockets import Sockets
+    from rkt.stage1.app.volumes import Bind, Fill
+    from rkt.stage1.supervision.iomux import Streams
+    from rkt.stage1.supervision.mutable import Operations
+    from rkt.stage1.supervision.systemd import Host
 
 _SHM = "dev/shm"
 
@@ -121,7 +104,7 @@ class Pod:
         if options.interactive and os.isatty(0):
             self.terminal = os.environ.get("TERM") or "vt100"
         if options.net and not set(options.net) & {"host", "none"}:
-            from rkt.stage1 import podnet
+            from rkt.stage1.host import podnet
 
             self.network = podnet.plan(
                 self.dir, options, self.manifest, self.hostname, self.sockets
@@ -135,12 +118,12 @@ class Pod:
         self._directories()
         self.shared_memory()
         if self.users is not None:
-            from rkt.stage1 import private
+            from rkt.stage1.host import private
 
             private.prepare(self.users, self._shm)
         self.init = sandbox.start(self.rootfs, self.hostname, self.flags(), self.users)
         if self.network is not None:
-            from rkt.stage1 import podnet
+            from rkt.stage1.host import podnet
 
             self.init.wait_ready()
             podnet.begin(self.network, self.init.pid)
@@ -164,7 +147,7 @@ class Pod:
         ports = [port for app in self.manifest.apps for port in app.ports]
         if "LISTEN_FDS" not in os.environ and not any(port.socket_activated for port in ports):
             return None
-        from rkt.stage1 import sockets
+        from rkt.stage1.app import sockets
 
         return sockets.Sockets(sockets.take(os.environ))
 
@@ -176,7 +159,7 @@ class Pod:
             or os.path.isdir("/run/systemd/system")
             or any(SYSTEMD_NOTIFY in app.image_annotations for app in apps)
         ):
-            from rkt.stage1.systemd import Host
+            from rkt.stage1.supervision.systemd import Host
 
             self.systemd = Host(self.rootfs, self.options.uuid, self.hostname)
 
@@ -241,7 +224,7 @@ class Pod:
             return None
         if not planning.chooses_streams(app):
             return None
-        from rkt.stage1 import iomux
+        from rkt.stage1.supervision import iomux
 
         wanted = iomux.modes(app.annotations)
         if iomux.is_plain(wanted):
@@ -257,7 +240,7 @@ class Pod:
         """Take requests, if there is anything that can be asked of this pod."""
         if self.supervisor is None or not (self.options.mutable or any(run.io for run in runs)):
             return
-        from rkt.stage1.mutable import Operations
+        from rkt.stage1.supervision.mutable import Operations
 
         self.supervisor.keep = self.options.mutable
         self.operations = Operations(self, self.supervisor)
@@ -265,7 +248,7 @@ class Pod:
             self.operations.watch(run)
 
     def _join_network(self, network: PodNetwork, plans: list[spec.AppPlan]) -> None:
-        from rkt.stage1 import podnet
+        from rkt.stage1.host import podnet
 
         if not self.options.mds_token:
             network.finish()
@@ -280,7 +263,7 @@ class Pod:
         """Resolve all about an app that is added to the running pod."""
         plan = planning.of_app(self, app, fills)
         if self.network is not None and self.options.resolv == "default":
-            from rkt.stage1 import podnet
+            from rkt.stage1.host import podnet
 
             podnet.use_resolver(self.network, self.rootfs, [plan])
         self.unenforced.tell()
@@ -364,7 +347,7 @@ class Pod:
     @property
     def _shm(self) -> str:
         if self.users is not None and self.init is not None:
-            from rkt.stage1.private import SHM
+            from rkt.stage1.host.private import SHM
 
             return SHM
         return f"{self.rootfs}/{_SHM}"
@@ -423,7 +406,7 @@ class Pod:
         isolated = [self.manifest.isolators, *(app.isolators for app in self.manifest.apps)]
         if not any(name == resources.NETWORK for some in isolated for name, _ in some):
             return
-        from rkt.stage1 import bandwidth
+        from rkt.stage1.host import bandwidth
 
         if "host" in self.options.net:
             self.unenforced.other("pod", resources.NETWORK, "it has the network of the host")

@@ -6,7 +6,8 @@ import os
 
 from rkt.errors import PodStateError, UsageError
 from rkt.linux import sig
-from rkt.stage1 import contract, identity, launch
+from rkt.stage1 import contract, launch
+from rkt.stage1.host import identity
 
 
 def main(argv: list[str]) -> int:

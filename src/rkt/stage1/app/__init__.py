@@ -1,0 +1,1 @@
+"""What an app is told to be: its manifest, its root, its limits, its specification."""

@@ -1,0 +1,1 @@
+"""stage1-fly and stage1-nspawn: what they do another way."""

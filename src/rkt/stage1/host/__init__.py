@@ -1,0 +1,1 @@
+"""What stage1 uses of the host: control groups, systemd, the OCI runtime, networks."""

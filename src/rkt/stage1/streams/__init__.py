@@ -1,0 +1,1 @@
+"""Output, terminals and signals: carried without ever waiting."""
