@@ -44,6 +44,10 @@ class Web:
 
     def __init__(self, bed: Bed) -> None:
         self.bed = bed
+        # What earlier services of that name wrote is not of this one.
+        bed.tool("journalctl", "--sync", status=None)
+        last = bed.tool("journalctl", "-q", "-n", "0", "--show-cursor").stdout
+        self._since = [f"--after-cursor={cursor}" for cursor in re.findall("cursor: (.+)", last)]
 
     def write(self, sockets: str, flavor: str, *words: str, more: str = "") -> None:
         """Write the units and start the socket."""
@@ -64,7 +68,8 @@ class Web:
 
     def log(self) -> str:
         """Give what the service wrote, as far as the journal has it."""
-        return self.bed.tool("journalctl", "-q", "-o", "cat", "-u", "web.service").stdout
+        return self.bed.tool("journalctl", "-q", "-o", "cat", "-u", "web.service",
+                             *self._since).stdout  # fmt: skip
 
     def says(self, text: str) -> None:
         """Wait until the service has written something."""
@@ -78,7 +83,6 @@ def web(bed: Bed) -> Iterator[Web]:
     yield units
     bed.tool("systemctl", "stop", "web.socket", "web.service", status=None)
     bed.tool("systemctl", "reset-failed", "web.socket", "web.service", status=None)
-    bed.tool("journalctl", "--rotate", "--vacuum-time=1s", status=None)
     for name in ("web.socket", "web.service"):
         os.unlink(f"{bed.root}{UNITS}/{name}")
 
