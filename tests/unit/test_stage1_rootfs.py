@@ -9,7 +9,6 @@ import pytest
 
 from rkt.errors import NotFound, RktError
 from rkt.stage1.app import files, manifest, rootfs, users, volumes
-from rkt.stage1.host import cgroup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -273,45 +272,3 @@ def test_volumes_that_do_not_exist(root: rootfs.Root, tmp_path: Path) -> None:
     missing = [{"name": "v", "kind": "host", "source": "/no/such"}]
     with pytest.raises(NotFound, match=r'source "/no/such": no such file or directory$'):
         _resolved(root, tmp_path, missing, {"mounts": mounts})
-
-
-# Control groups
-
-HYBRID = """\
-31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw
-32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct
-40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd
-41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
-"""
-UNIFIED = "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
-
-
-def test_cgroups_of_a_hybrid_host() -> None:
-    layout = cgroup.Layout(HYBRID, "4:memory:/x\n0::/user.slice\n")
-    assert (layout.unified, layout.hybrid) == (False, True)
-    assert {"cpu", "cpuacct"} <= layout.controllers and "name=systemd" not in layout.controllers
-    assert layout.pod_path("u") == "/rkt-u"
-    assert len(layout.hierarchies) == 3
-
-
-def test_cgroups_of_a_unified_host() -> None:
-    layout = cgroup.Layout(UNIFIED, "0::/user.slice/s.scope\n")
-    assert (layout.unified, layout.hybrid) == (True, False)
-    assert layout.pod_path("u") == "/user.slice/s.scope/rkt-u"
-    assert cgroup.Layout(UNIFIED, "0::/\n").pod_path("u") == "/rkt-u"
-
-
-@pytest.mark.parametrize(("path", "good"), [
-    ("/rkt-u", True), ("/a/b/rkt-u", True), ("/", False), ("/rkt-v", False), ("rkt-u", False),
-    ("/../rkt-u", False), ("/rkt-u/x", False), ("", False), ("/xrkt-u", False),
-])  # fmt: skip
-def test_only_a_pods_own_cgroup_is_removed(path: str, good: bool) -> None:
-    assert cgroup.is_pod_path(path, "u") is good
-
-
-def test_cgroups_are_removed_deepest_first(tmp_path: Path) -> None:
-    (tmp_path / "rkt-u/a/b").mkdir(parents=True)
-    layout = cgroup.Layout("", "")
-    layout.hierarchies = [str(tmp_path), str(tmp_path / "none")]
-    assert cgroup.remove(layout, "/rkt-u") == []
-    assert list(tmp_path.iterdir()) == []

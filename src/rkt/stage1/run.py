@@ -201,6 +201,8 @@ class Pod:
         self._listen(runs)
         for run in runs:
             self.supervisor.start(run, stdin, prefixed=prefixed)
+        if self.layout is not None:
+            cgroup.hasten(self.layout)
         os.symlink("ready", f"{self.rootfs}/rkt/supervisor-status")
         return self.supervisor.run()
 

@@ -68,8 +68,31 @@ def read_layout() -> Layout:
     """Look at the mounts and the cgroup of this process."""
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         mountinfo = file.read()
+    return Layout(mountinfo, _own())
+
+
+def _own() -> str:
     with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
-        return Layout(mountinfo, file.read())
+        return file.read()
+
+
+def hasten(layout: Layout) -> None:
+    """Wait for what the runtime would wait for, while it is still on its way there.
+
+    Whoever changes a process's cgroup holds up all forks, for which the kernel first waits until no
+    processor is in the middle of one: some 10 ms, and nothing soon afterwards.  This process moves
+    to the cgroup that it is in; where it cannot, nothing is lost.
+    """
+    for line in _own().splitlines():
+        number, names, path = line.split(":", 2)
+        of_version_2 = layout.unified and number == "0"
+        place = ROOT if of_version_2 else layout.places.get(names.partition(",")[0])
+        if place is not None:
+            try:
+                _join(f"{place}{path}", 0)
+            except OSError:
+                pass
+            return
 
 
 def has_controllers(path: str = _UNIFIED) -> bool:
