@@ -273,6 +273,17 @@ def test_force_ends_a_pod_that_restarts(rkt: RktContext, image: str) -> None:
     assert (found["state"], found["app"]) == ("exited", "137")
 
 
+@pytest.mark.parametrize("flags", [(), ("--force",)])
+def test_a_suspended_pod_is_stopped_too(
+    rkt: RktContext, image: str, flags: tuple[str, ...]
+) -> None:
+    """As after Ctrl-Z: its supervisor does nothing until it is told to go on."""
+    uuid = start(rkt, image, "sleep 1000")
+    os.kill(supervisor(rkt, uuid), signal.SIGSTOP)
+    rkt.rkt("stop", *flags, uuid)
+    assert status(rkt, uuid, "--wait=20s")["state"] == "exited"
+
+
 @pytest.mark.parametrize("value", [
     "sometimes", "no:3", "on-failure:x", "on-failure:\u00b2", "always:2", "",
 ])  # fmt: skip

@@ -23,18 +23,25 @@ def _main(argv: list[str]) -> int:
     if state is None:
         raise PodStateError("the pod is not running")
     force = any(name == "force" and value == "true" for name, value in flags)
-    if force:
-        target, number = (state.init, state.init_start), sig.SIGKILL
-    else:
-        target, number = (state.supervisor, state.supervisor_start), sig.SIGTERM
+    supervisor = identity.open_process(state.supervisor, state.supervisor_start, "the pod")
     try:
-        pidfd = identity.open_process(*target, "the pod")
-    except PodStateError:
-        if force and identity.start_time(state.supervisor) == state.supervisor_start:
-            return 0  # its first process is gone: the supervisor is about to end too
-        raise
-    try:
-        sig.pidfd_send_signal(pidfd, number)
+        if force:
+            _kill(state)
+        else:
+            sig.pidfd_send_signal(supervisor, sig.SIGTERM)
+        sig.pidfd_send_signal(supervisor, sig.SIGCONT)  # somebody may have suspended it
     finally:
-        os.close(pidfd)
+        os.close(supervisor)
     return 0
+
+
+def _kill(state: identity.State) -> None:
+    """Kill the pod's first process, and so all of the pod; if it is gone the end has begun."""
+    try:
+        init = identity.open_process(state.init, state.init_start, "the pod")
+    except PodStateError:
+        return
+    try:
+        sig.pidfd_send_signal(init, sig.SIGKILL)
+    finally:
+        os.close(init)
