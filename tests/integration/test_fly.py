@@ -119,6 +119,12 @@ def test_the_standard_input_is_the_callers(rkt: RktContext) -> None:
     assert rkt.rkt(OPEN, "run", script_image(rkt, "cat"), input="words\n").stdout == "words\n"
 
 
+def test_no_other_descriptor_is_the_callers(rkt: RktContext) -> None:
+    argv = rkt.argv(OPEN, "run", script_image(rkt, "exec ls /proc/self/fd"))
+    result = rkt.run(["sh", "-c", 'exec "$@" 7</etc/passwd 9</etc', "sh", *argv])
+    assert result.stdout.split() == ["0", "1", "2", "3"], result.stderr  # 3: that of ls
+
+
 def test_exactly_one_app(rkt: RktContext) -> None:
     path = script_image(rkt)
     result = rkt.rkt(OPEN, "run", path, "--name=one", path, "--name=two", status=254)

@@ -102,6 +102,16 @@ def spawn(
     )  # fmt: skip
 
 
+def close_on_exec(first: int = 3) -> None:
+    """Let no program that this process becomes have a descriptor from a number on."""
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if int(name) >= first:
+                os.set_inheritable(int(name), False)
+        except OSError:  # that of the list itself
+            continue
+
+
 def spawn_tied(
     argv: Sequence[str], *, env: Mapping[str, str], stdio: tuple[int, int, int], keep: int
 ) -> int:

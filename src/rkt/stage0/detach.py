@@ -8,6 +8,7 @@ import sys
 
 from rkt import const
 from rkt.errors import EXIT_FAILURE, RktError
+from rkt.linux import proc
 from rkt.stage0.entrypoint import Stage1
 
 TYPE_CHECKING = False
@@ -41,7 +42,7 @@ def part(pod: Pod, request: RunRequest) -> int | None:
         os.dup2(null, 0)
         os.dup2(null, 1)
         os.close(null)
-        _let_go()
+        proc.close_on_exec()
         request.ready_fd = ready_w
         return None
     os.close(ready_w)
@@ -60,14 +61,3 @@ def part(pod: Pod, request: RunRequest) -> int | None:
         return 0
     os.waitpid(child, 0)
     return EXIT_FAILURE
-
-
-def _let_go() -> None:
-    """Close what the caller passed on at the next exec; rkt's own descriptors already are so."""
-    for name in os.listdir("/proc/self/fd"):
-        fd = int(name)
-        try:
-            if fd > 2:
-                os.set_inheritable(fd, False)
-        except OSError:  # that of the list itself
-            continue

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 
 from rkt.errors import KernelError, RktError, UsageError, describe
-from rkt.linux import atomic, caps, libc, sig
+from rkt.linux import atomic, caps, libc, proc, sig
 from rkt.stage1.app import manifest
 from rkt.stage1.flavors import called
 
@@ -96,8 +96,10 @@ class Start:
 
     def become(self, supervisor: int = 0) -> NoReturn:
         """Replace this process; with `supervisor` as one that dies with it.  Raises RktError."""
-        step, path = "join the control group", self.group
+        step, path = "close what the caller left open", ""
         try:
+            proc.close_on_exec(3 + self.sockets)
+            step, path = "join the control group", self.group
             if self.group:
                 with open(f"{self.group}/cgroup.procs", "w", encoding="ascii") as file:
                     file.write(f"{os.getpid()}\n")
