@@ -30,7 +30,7 @@ def run(argv: list[str], taken: list[int], lend: Callable[..., None], *, pid_fil
 
     `lend` lets the command use descriptors.  With `pid_file` the runtime leaves the command behind.
     """
-    loop, kids = pump.Loop(), children.Children()
+    loop = pump.Loop()
     stdio, sources, theirs = [0, 1, 2], [], []
     for fd in taken:
         if fd == 2 and 1 in taken and os.path.sameopenfile(1, 2):
@@ -43,43 +43,13 @@ def run(argv: list[str], taken: list[int], lend: Callable[..., None], *, pid_fil
             sources.append(pump.Source(loop, read, pump.Sink(loop, fd), None))
         theirs.append(stdio[fd])
     lend(*theirs)
-    wake = signals.catch(resize=False)
-    ends: list[int] = []
-    signals_due: set[int] = set()
-    pid = 0
-
-    def began(code: int) -> None:
-        nonlocal pid
-        if code != 0:  # the runtime has said why
-            ends.append(code)
-            return
-        with open(pid_file, encoding="ascii") as file:
-            pid = int(file.read())
-        os.unlink(pid_file)
-        kids.adopt(pid, ends.append)
-
-    streams = (stdio[0], stdio[1], stdio[2])
-    if pid_file:
-        libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)  # the command becomes a child of this process
-        pid = kids.spawn(argv, streams, began)
-    else:
-        pid = proc.spawn(argv, env=runtime.environment(), stdio=streams)
-        kids.adopt(pid, ends.append)
+    command = _Command(loop, pid_file)
+    command.start(argv, (stdio[0], stdio[1], stdio[2]))
     for fd in theirs:
         os.close(fd)
-
-    def handle() -> None:
-        signals_due.update(set(os.read(wake, 512)) - {sig.SIGCHLD})
-        kids.reap()
-        if pid_file and kids.busy:  # not for the runtime, but for the command
-            return
-        while signals_due and not ends:
-            children.kill(pid, signals_due.pop())
-
-    loop.watch(wake, handle)
     for source in sources:
         source.resume()
-    while not ends:
+    while command.end is None:
         loop.step()
     # What the command left running may hold on to a pipe: silence is the end.
     while any(not source.closed for source in sources):
@@ -87,7 +57,51 @@ def run(argv: list[str], taken: list[int], lend: Callable[..., None], *, pid_fil
             break
     if any(source.sink.dead for source in sources):
         raise RktError("the output of the command could not be written")
-    return 128 - ends[0] if ends[0] < 0 else ends[0]
+    return 128 - command.end if command.end < 0 else command.end
+
+
+class _Command:
+    """The runtime's `exec`, and the command that it leaves behind if it has a `pid_file`."""
+
+    def __init__(self, loop: pump.Loop, pid_file: str) -> None:
+        self.end: int | None = None
+        """Its exit code, or minus the signal that killed it."""
+        self._pid_file = pid_file
+        self._pid = 0  # who is sent signals; 0 before the command is there
+        self._due: set[int] = set()
+        self._children = children.Children()
+        self._wake = signals.catch(resize=False)
+        loop.watch(self._wake, self._hear)
+
+    def start(self, argv: list[str], stdio: tuple[int, int, int]) -> None:
+        """Start the runtime."""
+        if self._pid_file:
+            libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)  # the command becomes this one's child
+            self._children.spawn(argv, stdio, self._began)
+        else:
+            self._adopt(proc.spawn(argv, env=runtime.environment(), stdio=stdio))
+
+    def _began(self, code: int) -> None:
+        if code != 0:  # the runtime has said why
+            self._ended(code)
+            return
+        with open(self._pid_file, encoding="ascii") as file:
+            pid = int(file.read())
+        os.unlink(self._pid_file)
+        self._adopt(pid)
+
+    def _adopt(self, pid: int) -> None:
+        self._pid = pid
+        self._children.adopt(pid, self._ended)
+
+    def _ended(self, code: int) -> None:
+        self.end = code
+
+    def _hear(self) -> None:
+        self._due.update(set(os.read(self._wake, 512)) - {sig.SIGCHLD})
+        self._children.reap()
+        while self._pid and self._due and self.end is None:
+            children.kill(self._pid, self._due.pop())
 
 
 def feed(fd: int) -> int:
