@@ -286,6 +286,16 @@ class Endpoint(Sink):
         self._fed = True
         self.clients.add(Caller(self, fd))
 
+    def rest(self) -> None:
+        """Keep what comes for the next run of the app, which has just ended.
+
+        Somebody else may still have the pipe that it read: what it left behind, or the runtime.
+        """
+        if self._takes_input:
+            self._close_target()
+            for client in self.clients:
+                client.pause()
+
     def end_input(self) -> None:
         """Let the app come to the end of its input, once it has taken what there is."""
         self._over = True
@@ -446,6 +456,11 @@ class Streams:
     def pending(self) -> bool:
         """Whether a client has still to read something."""
         return any(client.behind for e in self._endpoints.values() for client in e.clients)
+
+    def rest(self) -> None:
+        """Let input wait for the next run."""
+        for endpoint in self._endpoints.values():
+            endpoint.rest()
 
     def end(self) -> None:
         """Let the clients of a run come to the end of the streams."""

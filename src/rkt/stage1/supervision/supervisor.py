@@ -387,6 +387,8 @@ class Supervisor:
             delay = app.restarts.after(end.status, ran)
             if delay is not None:
                 app.between = True
+                if app.io:
+                    app.io.rest()
                 text = f"{end.text}; it starts again in {delay:g} s"
                 self.note(app, text)
                 self.say(f'app "{app.name}" {text}')
