@@ -13,7 +13,7 @@ from rkt_testkit import probes
 from rkt_testkit.keyring import Keyring
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from rkt_testkit.context import RktContext
 
@@ -38,6 +38,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip or fail a test whose needs the machine does not meet."""
     for mark in item.iter_markers("needs"):
         probes.enforce(mark.args)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Say with a failure what still ran: a test that hung cannot be asked afterwards."""
+    report = yield
+    context = getattr(item, "funcargs", {}).get("rkt")
+    if report.when == "call" and report.failed and context is not None:
+        report.sections.append(("what runs", "\n".join(context.running())))
+    return report
 
 
 @pytest.fixture(autouse=True)

@@ -37,6 +37,14 @@ def test_clean_context_has_nothing_to_say() -> None:
         assert context.leaked() == []
 
 
+def test_what_runs_is_told() -> None:
+    with RktContext() as context:
+        process = context.adopt(subprocess.Popen(["sleep", "1000"]))
+        (line,) = context.running()
+        assert line.startswith(f"process {process.pid}: sleep 1000\n")
+        assert f" below {os.getpid()} in " in line
+
+
 def test_mount_is_seen() -> None:
     assert "mounts: /mnt (tmpfs)" in leak("mount", "-t", "tmpfs", "none", "/mnt")
 

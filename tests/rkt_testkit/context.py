@@ -339,6 +339,11 @@ class RktContext:
         alive -= leaks.descendants(self._holder.pid)
         return found + [leaks.describe_process(pid) for pid in sorted(alive)]
 
+    def running(self) -> list[str]:
+        """Say of all that runs what it does: for who reads why a test failed."""
+        alive = leaks.descendants(os.getpid()) - self._before_processes - {self._holder.pid}
+        return [leaks.describe_state(pid) for pid in sorted(alive)]
+
     def _reap_orphans(self) -> None:
         """Do what PID 1 of a machine does: a dead process that nobody waits for holds up the end
         of its PID namespace.

@@ -174,3 +174,19 @@ def describe_process(pid: int) -> str:
     except (FileNotFoundError, ProcessLookupError):
         words = "(gone)"
     return f"process {pid}: {words}"
+
+
+def describe_state(pid: int) -> str:
+    """Say what a process does: its state, where it waits, what its standard streams are."""
+    top = f"/proc/{pid}"
+    try:
+        state = _state(pid)
+        with open(f"{top}/wchan", encoding="ascii") as file:
+            place = file.read()
+        streams = [
+            os.readlink(f"{top}/fd/{fd}") for fd in range(3) if os.path.lexists(f"{top}/fd/{fd}")
+        ]
+    except (FileNotFoundError, ProcessLookupError):
+        return describe_process(pid)
+    letter, parent = state or ("?", 0)
+    return f"{describe_process(pid)}\n    {letter} below {parent} in {place}: {' '.join(streams)}"
