@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from rkt.errors import one_line
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,8 +51,11 @@ def info(text: str) -> None:
 
 
 def warning(text: str) -> None:
-    """Write a line that says what is weaker or different than asked for."""
-    plain(f"{_PREFIX}warning: {text}")
+    """Write a line that says what is weaker or different than asked for.
+
+    It may quote what somebody else wrote: nothing in it gets at the terminal.
+    """
+    plain(f"{_PREFIX}warning: {one_line(text)}")
 
 
 def debug(text: str) -> None:

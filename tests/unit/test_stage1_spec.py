@@ -241,6 +241,20 @@ def test_groups_of_systemd_are_known_and_others_ignored(
         assert _actions(_build((seccomp.REMOVE, {"set": [f"@systemd/{name}"]})))
 
 
+def test_a_misspelt_call_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    # Whoever misspells one must not believe that it holds; one of ARM's is none of ours.
+    names = ["mkdir", "mkdirr", "arm_fadvise64_64", "\x1b[m"]
+    assert set(names) == _actions(_build((seccomp.REMOVE, {"set": names}))).keys()
+    assert capsys.readouterr().err.splitlines() == [
+        f'rkt: warning: seccomp: system call "{name}" is unknown, it is ignored'
+        for name in ("mkdirr", r"\x1b[m")
+    ]
+    _build((seccomp.REMOVE, {"set": [f"call{n}" for n in range(100)]}))
+    assert capsys.readouterr().err.splitlines()[10:] == [
+        "rkt: warning: seccomp: 90 more system calls are unknown"
+    ]
+
+
 @pytest.mark.parametrize(("value", "message"), [
     ({"set": []}, "set must be non-empty"),
     (None, "set must be non-empty"),

@@ -1,4 +1,4 @@
-"""The C library's system calls that Python's `os` lacks.
+"""The C library's system calls that Python's `os` lacks, and libseccomp's names of them all.
 
 The only user of ctypes.  Every function raises OSError with errno and the path it was about.
 """
@@ -377,3 +377,13 @@ def has_entry_types(path: str) -> bool:
         return True
     finally:
         _libc.closedir(stream)
+
+
+def unknown_syscalls(names: list[str]) -> list[str]:
+    """Give those that are no system call of any architecture; none if libseccomp cannot say."""
+    try:
+        resolve = ctypes.CDLL("libseccomp.so.2").seccomp_syscall_resolve_name
+    except (OSError, AttributeError):
+        return []
+    # -1 is an unknown name, other negative numbers are calls of other architectures.
+    return [name for name in names if resolve(_c.c_char_p(os.fsencode(name))) == -1]

@@ -7,6 +7,7 @@ import os
 
 from rkt import log, quickjson
 from rkt.errors import RktError
+from rkt.linux import libc
 from rkt.stage1.app import syscalls
 
 DISTRIBUTION_PROFILES = (
@@ -28,6 +29,7 @@ _MACHINES = {
     "ppc64le": ("ppc64le", ("SCMP_ARCH_PPC64LE",)),
     "s390x": ("s390x", ("SCMP_ARCH_S390X", "SCMP_ARCH_S390")),
 }
+_TOLD = 10
 _KILL = "SCMP_ACT_KILL_PROCESS"
 _ALLOW = "SCMP_ACT_ALLOW"
 _ERRNO = "SCMP_ACT_ERRNO"
@@ -171,6 +173,11 @@ def forbidden(profile: dict[str, object], names: tuple[str, ...]) -> list[str]:
 
 def _expand(names: list[str], machine: str) -> list[str]:
     result: dict[str, None] = {}
+    unknown = libc.unknown_syscalls([name for name in names if not name.startswith("@")])
+    for name in unknown[:_TOLD]:
+        log.warning(f'seccomp: system call "{name}" is unknown, it is ignored')
+    if len(unknown) > _TOLD:
+        log.warning(f"seccomp: {len(unknown) - _TOLD} more system calls are unknown")
     for name in names:
         scope, _, group = name.partition("/")
         if not name.startswith("@"):
