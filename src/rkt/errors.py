@@ -183,6 +183,24 @@ def _foreign(err: BaseException) -> str:
     return str(err) or type(err).__name__
 
 
+_NO_MEMORY = ("failed to map segment", "not enough memory")
+
+
+def shortage(err: BaseException) -> str:
+    """Say what the host has too little of, if that is what an exception not of ours means."""
+    text = str(err)
+    if isinstance(err, MemoryError) or any(words in text for words in _NO_MEMORY):
+        return "there is not enough memory"
+    if text == "can't start new thread":
+        return "no thread can be started: too little memory, or too many processes (ulimit -u)"
+    return ""
+
+
+def internal(err: BaseException) -> str:
+    """Render an exception that nobody expected: a shortage of the host's, else a fault of rkt's."""
+    return shortage(err) or f"internal error: {type(err).__name__}: {describe(err)}"
+
+
 def describe(err: BaseException, *, debug: bool = False) -> str:
     """Render an exception as `outermost: root cause`, or as a tree with `debug`."""
     texts = chain(err)

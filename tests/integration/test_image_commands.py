@@ -630,3 +630,20 @@ def test_an_image_is_on_disk_once(rkt: RktContext) -> None:
     used, unpacked = disk(rkt.data) - before, disk(plain)
     print(f"store and pod {used} bytes, tree {unpacked} bytes: {used / unpacked:.3f}")
     assert used <= 1.15 * unpacked
+
+
+def test_too_little_memory_is_no_fault_of_rkt(rkt: RktContext) -> None:
+    path = base().build(rkt.files).path
+    fetch = ("--insecure-options=image", "fetch", path)
+    said = set()
+    for size in range(24, 80, 4):  # MiB of addresses: fewer, and Python itself does not start
+        argv = rkt.argv(*fetch)
+        place = len(rkt.enter_argv())
+        argv[place:place] = ["prlimit", f"--as={size << 20}"]
+        result = rkt.run(argv)
+        assert result.status in (0, 254), result
+        assert "internal error" not in result.stderr
+        said.add(result.stderr.splitlines()[-1])
+    assert "rkt: there is not enough memory" in said
+    rkt.rkt(*fetch)
+    assert os.listdir(f"{rkt.data}/cas/tmp") == []

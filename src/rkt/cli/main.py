@@ -46,8 +46,11 @@ def main(argv: Sequence[str], *, lib_dir: str = const.LIB_DIR) -> int:
         # A file or the kernel said no where the code had nothing better to say.
         _report(err)
     except Exception as err:  # noqa: BLE001 - our bug: no traceback unless asked for
-        log.info(f"internal error: {type(err).__name__}: {errors.describe(err)}")
-        _trace(err) if log.is_debug() else log.plain("hint: run the command again with --debug")
+        log.info(errors.internal(err))
+        if log.is_debug():
+            _trace(err)
+        elif not errors.shortage(err):
+            log.plain("hint: run the command again with --debug")
     return errors.EXIT_FAILURE
 
 

@@ -15,7 +15,16 @@ from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from rkt import __version__, const, log
-from rkt.errors import NotFound, PodStateError, RktError, StoreError, UsageError, describe, one_line
+from rkt.errors import (
+    NotFound,
+    PodStateError,
+    RktError,
+    StoreError,
+    UsageError,
+    describe,
+    internal,
+    one_line,
+)
 from rkt.pod import lifecycle
 from rkt.pod.logs import TooLong
 from rkt.services import api_pb2 as pb
@@ -327,7 +336,7 @@ def _failure(err: Exception) -> GRPCError:
     elif isinstance(err, StoreError):
         status = Status.UNAVAILABLE
     elif not isinstance(err, (RktError, OSError)):
-        return GRPCError(status, f"internal error: {type(err).__name__}: {one_line(str(err))}")
+        return GRPCError(status, internal(err))
     return GRPCError(status, one_line(describe(err)))
 
 

@@ -20,7 +20,7 @@ from urllib.parse import unquote_to_bytes
 from aiohttp import web
 
 from rkt import log
-from rkt.errors import RktError, SchemaError, one_line
+from rkt.errors import RktError, SchemaError, internal, one_line
 from rkt.schema.types import parse_ac_identifier, parse_uuid
 from rkt.services.registry import Pod, Registry, is_token
 
@@ -346,7 +346,7 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
         if "Allow" in err.headers:
             response.headers["Allow"] = err.headers["Allow"]
     except Exception as err:  # noqa: BLE001 - one answer's failure is not the service's
-        log.warning(f"internal error: {type(err).__name__}: {one_line(str(err))}")
+        log.warning(internal(err))
         response = web.Response(status=500, body=b"internal error\n", headers=_TEXT)
     shown = one_line(_SECRET.sub(lambda m: "/****" if m[0][0] == "/" else "****", request.path_qs))[
         :300

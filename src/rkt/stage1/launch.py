@@ -10,7 +10,7 @@ import os
 import sys
 
 from rkt import log
-from rkt.errors import EXIT_FAILURE, RktError, describe, one_line
+from rkt.errors import EXIT_FAILURE, RktError, describe, internal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def guarded(body: Callable[[list[str]], int], argv: list[str]) -> int:
     except OSError as err:
         _report(err)
     except Exception as err:  # noqa: BLE001 - the last resort of a program: say it, exit 254
-        log.info(f"internal error: {type(err).__name__}: {one_line(str(err))}")
+        log.info(internal(err))
         if log.is_debug():
             import traceback
 

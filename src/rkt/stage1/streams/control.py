@@ -11,7 +11,7 @@ import _socket
 import os
 
 from rkt import quickjson
-from rkt.errors import KernelError, PodStateError, RktError, describe
+from rkt.errors import KernelError, PodStateError, RktError, describe, internal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class _Peer:
                 answer["hint"] = err.hint
             self._reply(answer)
         except Exception as err:  # noqa: BLE001 - a service loop: no request may end the pod
-            self._reply({"error": f"internal error: {type(err).__name__}: {describe(err)}"})
+            self._reply({"error": internal(err)})
 
     def _reply(self, message: Message) -> None:
         if self._sock.fileno() < 0 or self._answer:
