@@ -50,6 +50,40 @@ def test_states(data: str, moves: tuple[str, ...], held: str, released: str) -> 
         assert other.state() == released
 
 
+@pytest.mark.parametrize(
+    "moves",
+    [
+        (state.RUN,), (state.PREPARED,), (state.PREPARED, state.RUN),
+        (state.RUN, state.EXITED_GARBAGE),
+    ],
+)  # fmt: skip
+def test_a_pod_that_moves_is_not_overlooked(
+    data: str, monkeypatch: pytest.MonkeyPatch, moves: tuple[str, ...]
+) -> None:
+    """It does so between two directories that are looked into, whichever these are."""
+    listdir = os.listdir
+    for count in range(1, len(state.VISIBLE)):
+        with lifecycle.create(data) as pod:
+            for where in moves[:-1]:
+                pod.move(where)
+            looks: list[str] = []
+
+            def look(
+                path: str, pod: lifecycle.Pod = pod, looks: list[str] = looks, count: int = count
+            ) -> list[str]:
+                if len(looks) == count:
+                    pod.move(moves[-1])
+                looks.append(path)
+                return listdir(path)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "listdir", look)
+                assert lifecycle.names(data)[pod.uuid] in (*moves, state.PREPARE)
+            assert pod.where == moves[-1]
+            with lifecycle.find(data, pod.uuid[:13]) as found:
+                assert found.where == moves[-1]
+
+
 def test_readers_of_the_state_do_not_keep_others_from_locking(data: str) -> None:
     pod = lifecycle.create(data)
     pod.move(state.RUN)

@@ -39,8 +39,8 @@ MOVES = {
     GARBAGE: (),
 }
 
-VISIBLE = (RUN, EXITED_GARBAGE, PREPARE, PREPARED)
-"""Directories whose pods commands show and accept."""
+VISIBLE = (PREPARE, PREPARED, RUN, EXITED_GARBAGE)
+"""Directories whose pods commands show and accept, in the order of SEARCH_ORDER."""
 
 ENDED = ("exited", "exited garbage", "exited deleting", "deleting")
 
