@@ -344,6 +344,22 @@ def test_a_check_that_does_not_answer(rkt: RktContext, image: str) -> None:
     assert result.stderr == 'rkt: app "app" failed its health check once (no answer in 0.2 s)'
 
 
+def test_an_app_that_was_asked_to_end_need_not_be_well(rkt: RktContext, image: str) -> None:
+    """It may have closed its sockets while it finishes what it has begun."""
+    script = "trap 'touch /sick' TERM; echo ready; while :; do sleep 0.05; done"
+    rkt.rkt(
+        OPEN, "run", "-d", "--pod-name=p", "--stop-timeout=2s", image,
+        "--health-cmd=test ! -e /sick", "--health-interval=1ms", "--health-retries=1",
+        *SHELL, script,
+    )  # fmt: skip
+    rkt.wait_for(lambda: "ready" in rkt.rkt("logs", "p").stdout)
+    rkt.wait_for(lambda: status(rkt, "p")["app-health"] == "healthy")
+    end(rkt, "p")
+    assert status(rkt, "p")["app-reason"] == (
+        "killed by SIGKILL: it did not end within 2 s after the pod was stopped by SIGTERM"
+    )
+
+
 @pytest.mark.parametrize("runtime", ["crun", "runc"])
 def test_a_check_as_a_user_leaves_the_host_alone(rkt: RktContext, image: str, runtime: str) -> None:
     rkt.rkt(

@@ -136,6 +136,8 @@ class Supervisor:
             app.steps = [step for step in app.steps if step == "post-stop" and ran]
             if app.between:
                 self._conclude(app)
+            if app.health:
+                app.health.stop()
             if app.pid and app.step != "post-stop":
                 kill(app.pid, number)
 
@@ -189,6 +191,8 @@ class Supervisor:
             self._conclude(app)
         if app.step == "post-stop" or not (app.pid or app.starter):
             return
+        if app.health:
+            app.health.stop()
         if app.pid:
             kill(app.pid, sig.SIGTERM)
         self.loop.cancel(app.timer)
@@ -275,7 +279,7 @@ class Supervisor:
         if app.journal:
             app.journal.pid = app.pid
         app.oom_kills = self._oom_kills(app)
-        if app.health:
+        if app.health and not (self._stopping or app.stopping):
             app.health.start()
 
     def _oom_kills(self, app: AppRun) -> int:
