@@ -6,7 +6,7 @@ import os
 
 from rkt import quickjson
 from rkt.linux import atomic, sig
-from rkt.stage1.host import runtime
+from rkt.stage1.host import identity, runtime
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Health:
 
     __slots__ = (
         "_app", "_failures", "_fresh", "_host", "_limit", "_output", "_pid", "_plan", "_reading",
-        "_starter", "_state", "_timer",
+        "_settling", "_starter", "_state", "_timer",
     )  # fmt: skip
 
     def __init__(self, host: Host, app: AppRun, plan: HealthPlan) -> None:
@@ -53,6 +53,7 @@ class Health:
         self._fresh = False
         self._timer: Timer | None = None
         self._limit: Timer | None = None
+        self._settling: Timer | None = None
         self._starter = 0
         self._pid = 0
         self._output = b""
@@ -64,16 +65,18 @@ class Health:
         self._note("starting")
         self._fresh = self._plan.start_period > 0
         if self._fresh:
-            self._host.loop.after(self._plan.start_period, self._settled)
+            self._settling = self._host.loop.after(self._plan.start_period, self._settled)
         self._timer = self._host.loop.after(self._plan.interval, self._check)
 
     def stop(self) -> None:
         """End: the main process has gone, or is about to."""
-        self._host.loop.cancel(self._timer)
-        self._timer = None
+        for timer in (self._timer, self._settling):
+            self._host.loop.cancel(timer)
+        self._timer = self._settling = None
         self._kill()
 
     def _settled(self) -> None:
+        self._settling = None
         self._fresh = False
 
     def _check(self) -> None:
@@ -176,7 +179,7 @@ class Health:
         if code == 0:
             self._failures = 0
             self._note("healthy")
-        elif not self._fresh:
+        elif not (self._fresh or identity.is_ending(self._app.pid)):  # no wonder, at its end
             self._failures += 1
             if self._failures >= self._plan.retries:
                 self._note("unhealthy")
