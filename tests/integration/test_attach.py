@@ -85,6 +85,23 @@ def test_streams(rkt: RktContext) -> None:
     assert client.wait(30) == 0  # the end of the app is its end
 
 
+def test_input_that_the_app_did_not_take(rkt: RktContext) -> None:
+    """What is left of it at the app's end is lost, which is no failure of who attached."""
+    process, uuid = start(rkt, "echo ready; until [ -e /go ]; do sleep 0.05; done; echo over",
+                          "--stdin=stream", "--stdout=stream")  # fmt: skip
+    client = attach(rkt, uuid)
+    # More than two pipes and the supervisor hold, less than the socket takes besides.
+    say(client, "x" * 200_000)
+    other = attach(rkt, "--mode=stdout", uuid)
+    _until_attached(rkt, process, "sock-stdout", 2)
+    rkt.rkt("enter", uuid, "/bin/touch", "/go")
+    assert other.communicate(timeout=30) == (b"over\n", b"")
+    out, err = client.communicate(timeout=30)
+    assert (client.returncode, err) == (0, b"")
+    assert out.endswith(b"over\n")
+    assert process.wait(30) == 0
+
+
 def test_the_record_of_endpoints(rkt: RktContext) -> None:
     process, uuid = start(rkt, ECHO, "--stdin=stream", "--stdout=stream")
     base = f"{rkt.pod_dir(uuid)}/overlay"

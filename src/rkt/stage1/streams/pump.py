@@ -18,6 +18,8 @@ LINE_CAP = 64 << 10
 _CHUNK = 64 << 10
 _NEWLINE = 10
 _FULL = 256 << 10
+# The last holder of the pty's other side has gone; the socket's has, with unread input.
+_ENDS = (errno.EIO, errno.ECONNRESET)
 _SAFE_WRITE = 4096  # a pipe that polls writable takes this much without blocking
 
 
@@ -219,7 +221,7 @@ class Source:
         except BlockingIOError:
             return
         except OSError as err:
-            if err.errno != errno.EIO:  # EIO: the last holder of the pty's other side has gone
+            if err.errno not in _ENDS:
                 raise
             data = b""
         if not data:
