@@ -488,6 +488,29 @@ def test_an_app_that_cannot_start_harms_nobody(rkt: RktContext) -> None:
     pod.end()
 
 
+@pytest.mark.parametrize("runtime", ["crun", "runc"])
+def test_an_app_that_gets_no_terminal_harms_nobody(rkt: RktContext, runtime: str) -> None:
+    """runc connects to hand the terminal over, and then fails before it can."""
+    if not shutil.which(runtime, path=rkt.env["PATH"]):
+        pytest.skip(f"needs {runtime}")
+    rkt.env["RKT_OCI_RUNTIME"] = runtime
+    pod = Sandbox(rkt)
+    os.mkdir(f"{rkt.files}/v")
+    volume = f"--mnt-volume=name=v,kind=host,source={rkt.files}/v,target=/v"
+    pod.add("n", volume, "--stdin=tty", "--stdout=tty", "--stderr=tty")
+    os.rmdir(f"{rkt.files}/v")
+    for _ in range(2):
+        text = error(pod.app("start", "n", status=254))
+        assert text.startswith('rkt: error starting app: app "n" could not be started: ')
+        assert "o such file or directory" in text
+    assert pod.states() == {"n": "exited"}
+    os.mkdir(f"{rkt.files}/v")
+    pod.app("start", "n")
+    pod.app("rm", "n")
+    assert not [name for name in os.listdir(rkt.pod_dir(pod.uuid)) if name.startswith("console")]
+    pod.end()
+
+
 def test_handlers_run_at_each_start(rkt: RktContext) -> None:
     aci = AciBuilder("example.com/h", exec=("/bin/sh", "-c", SLEEP), app={"eventHandlers": [
         {"name": "pre-start", "exec": ["/bin/echo", "before"]},

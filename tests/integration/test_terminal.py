@@ -232,6 +232,19 @@ def test_a_session_leaves_nothing_in_the_pod(rkt: RktContext) -> None:
     rkt.wait_for(lambda: rkt.pod_state(uuid) == "exited")
 
 
+def test_what_a_killed_session_of_that_number_left(rkt: RktContext) -> None:
+    """PIDs come round in the life of a pod."""
+    uuid = background(rkt, "runc")
+    leave = 'touch "$0/bundle/enter$$"; exec "$@"'
+    screen = rkt.terminal(
+        "enter", uuid, "echo", "here", around=("sh", "-c", leave, rkt.pod_dir(uuid))
+    )
+    assert (screen.wait(), screen.output) == (0, "here\n")
+    assert not [name for name in os.listdir(f"{rkt.pod_dir(uuid)}/bundle") if "enter" in name]
+    rkt.rkt("stop", "--force", uuid)
+    rkt.wait_for(lambda: rkt.pod_state(uuid) == "exited")
+
+
 # Without a terminal
 
 

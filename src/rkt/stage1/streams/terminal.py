@@ -9,51 +9,63 @@ import os
 import sys
 import termios
 
-from rkt.errors import KernelError, RktError
+from rkt.errors import KernelError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rkt.stage1.streams.pump import Loop
 
 _WINSIZE = 8
 
 
 class ConsoleSocket:
-    """A unix socket on which the runtime hands over the pty's master side."""
+    """A unix socket on which the runtime hands over the pty's master side: `got(descriptor)`.
 
-    __slots__ = ("_sock", "path")
+    Runtimes connect early.  One that fails sends nothing: it says why elsewhere.
+    """
 
-    def __init__(self, directory: str, name: str) -> None:
+    __slots__ = ("_got", "_loop", "_sock", "path")
+
+    def __init__(self, loop: Loop, directory: str, name: str, got: Callable[[int], None]) -> None:
         self.path = f"{directory}/{name}"
+        self._loop = loop
+        self._got = got
+        _unlink(self.path)  # that of a process which had our PID and was killed
         self._sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
         self._sock.bind(self.path)
         self._sock.listen(1)
+        loop.watch(self._sock.fileno(), self._accept)
 
-    def fileno(self) -> int:
-        """Give the descriptor to poll."""
-        return self._sock.fileno()
-
-    def receive(self) -> int:
-        """Accept the runtime's connection and give the master's descriptor."""
+    def _accept(self) -> None:
         fd, _ = self._sock._accept()  # type: ignore[attr-defined]  # the C base of socket.accept
-        connection = _socket.socket(fileno=fd)
+        self._loop.forget(self._sock.fileno())
+        self._sock.close()
+        self._sock = _socket.socket(fileno=fd)
+        self._sock.setblocking(False)
+        self._loop.watch(fd, self._receive)
+        self._receive()  # if it is there: what may end a short command is to be handled next
+
+    def _receive(self) -> None:
         try:
             size = _socket.CMSG_SPACE(4)
-            _, ancillary, _, _ = connection.recvmsg(4096, size, _socket.MSG_CMSG_CLOEXEC)
-        finally:
-            connection.close()
+            _, ancillary, _, _ = self._sock.recvmsg(4096, size, _socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            return
+        except ConnectionResetError:
+            ancillary = []
+        self.close()
         for level, kind, data in ancillary:
             if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS and len(data) >= 4:
-                return _number(data[:4])
-        raise RktError("the OCI runtime sent no terminal")
+                self._got(_number(data[:4]))
 
     def close(self) -> None:
         """Close and remove the socket."""
-        self._sock.close()
-        try:
-            os.unlink(self.path)
-        except FileNotFoundError:
-            pass
+        if self._sock.fileno() >= 0:
+            self._loop.forget(self._sock.fileno())
+            self._sock.close()
+            _unlink(self.path)
 
 
 class Terminal:
@@ -172,6 +184,13 @@ class Keyboard:
             self._loop.forget(self._master)
             os.close(self._master)
             self._master = -1
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
 
 
 def _number(raw: bytes) -> int:

@@ -85,19 +85,14 @@ class Console:
         # By way of /proc: a unix socket's path may not be longer than 107 bytes.
         self._count += 1
         name = f"console{self._count}"
-        app.console = terminal.ConsoleSocket(f"/proc/{os.getpid()}/cwd", name)
-        self._loop.watch(app.console.fileno(), lambda: self._connect(app))
+        app.console = terminal.ConsoleSocket(
+            self._loop, f"/proc/{os.getpid()}/cwd", name, lambda master: self._connect(app, master)
+        )
         return app.console.path
 
-    def _connect(self, app: AppRun) -> None:
+    def _connect(self, app: AppRun, master: int) -> None:
         from rkt.stage1.streams import terminal
 
-        console = app.console
-        if console is None:
-            return
-        self._loop.forget(console.fileno())
-        master = console.receive()
-        console.close()
         app.console = None
         if app.io:
             source = self.carry(app, master, 1, clients=app.io.connect(master))

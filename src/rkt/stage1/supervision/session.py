@@ -90,8 +90,7 @@ class Session:
 
     def _start(self, chosen: runtime.Runtime, app: str, process: dict[str, object]) -> None:
         directory, _, name = self._files.rpartition("/")
-        self._socket = terminal.ConsoleSocket(directory, name)
-        self._loop.watch(self._socket.fileno(), self._connect)
+        self._socket = terminal.ConsoleSocket(self._loop, directory, name, self._connect)
         fd = os.memfd_create("process")
         os.write(fd, quickjson.dumps(process).encode())
         os.set_inheritable(fd, True)
@@ -108,14 +107,7 @@ class Session:
             for used in (fd, errors, null):
                 os.close(used)
 
-    def _connect(self) -> None:
-        if self._socket is None:
-            return
-        self._loop.forget(self._socket.fileno())
-        try:
-            master = self._socket.receive()
-        except RktError:
-            return  # the runtime failed, and says why
+    def _connect(self, master: int) -> None:
         self._source = pump.Source(self._loop, master, self._sink, None)
         self._outer.copy_size(master)
         self._outer.raw()

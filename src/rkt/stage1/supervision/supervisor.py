@@ -249,6 +249,9 @@ class Supervisor:
         """Handle the end of the runtime's command: the container runs, or could not start."""
         app.starter = 0
         if code != 0:
+            if app.console:
+                app.console.close()
+                app.console = None
             if self._ending:
                 return
             if self._stopping or app.stopping or not self.init_alive:
