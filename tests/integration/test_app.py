@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rkt_testkit.acibuilder import AciBuilder
+from rkt_testkit.runtimes import HOLD, Runtime
 
 if TYPE_CHECKING:
     import subprocess
@@ -462,6 +463,30 @@ def test_a_start_that_was_stopped_leaves_nothing(rkt: RktContext) -> None:
     assert (start.wait(60), stop.wait(60)) == (254, 0)
     pod.app("rm")
     assert os.listdir(f"{directory}/bundle") == []
+    pod.end()
+
+
+def test_a_stop_does_not_reach_a_later_start(rkt: RktContext) -> None:
+    """Its patience begins while the runtime forgets the round before, and is over long after."""
+    runtime = Runtime(rkt, "delete", HOLD)
+    pod = Sandbox(rkt, "--stop-timeout=2s")
+    pod.add("t", "--", "-c", "trap '' TERM; while :; do sleep 0.05; done")
+    pod.sh("s", f"test -e /again && {SLEEP}; touch /again; exit 7")
+    pod.wait_state("s", "exited")
+    start = rkt.spawn("app", "start", pod.uuid, "--app=s")
+    runtime.wait_until_held()
+    ended = glob.glob(f"{rkt.pod_dir(pod.uuid)}/overlay/*/upper/rkt/status")[0] + "/s"
+    stop = rkt.spawn("app", "stop", pod.uuid, "--app=s")
+    rkt.wait_for(lambda: os.path.exists(ended))
+    runtime.release()
+    assert (start.wait(60), stop.wait(60)) == (254, 0)
+    again = rkt.spawn("app", "start", pod.uuid, "--app=s")
+    runtime.wait_until_held()
+    runtime.release()
+    assert again.wait(60) == 0
+    pod.app("start", "t")
+    pod.app("stop", "t")  # by now all that is as patient, and began before, has lost patience
+    assert pod.states() == {"s": "running", "t": "exited"}
     pod.end()
 
 

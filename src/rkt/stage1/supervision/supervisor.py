@@ -411,6 +411,7 @@ class Supervisor:
 
     def _again(self, app: AppRun, attempts: int = _ATTEMPTS) -> None:
         """Kill what an app left behind, let the runtime forget its containers, start it again."""
+        self.loop.cancel(app.timer)  # that of a stop, if it was stopped before it began
         app.timer = None
         if app.pid or app.starter or app.steps:
             return  # its post-stop handler still runs
