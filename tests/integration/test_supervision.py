@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from rkt_testkit.acibuilder import AciBuilder
+from rkt_testkit.runtimes import OUTLIVE, Runtime
 
 if TYPE_CHECKING:
     from rkt_testkit.context import Result, RktContext
@@ -307,6 +308,15 @@ def test_an_app_that_ignores_sigterm(rkt: RktContext, image: str) -> None:
     text = "it did not end within 0.3 s after the pod was stopped by SIGTERM"
     last = process.stderr.read().decode().splitlines()[-1]
     assert last == f'rkt: app "app" killed by SIGKILL: {text}'
+
+
+def test_out_of_memory_at_once(rkt: RktContext, image: str) -> None:
+    """What the kernel did counts also before the runtime has said that the app runs."""
+    Runtime(rkt, "run", OUTLIVE)
+    script = "x=aaaaaaaaaaaaaaaa; while :; do x=$x$x; done"
+    result = run(rkt, image, script, "--memory=16Mi", status=137)
+    text = "killed by SIGKILL: out of memory (the limit is 16 MiB)"
+    assert result.stderr == f'rkt: app "app" {text}'
 
 
 # Health

@@ -243,6 +243,7 @@ class Supervisor:
 
     def _next(self, app: AppRun) -> None:
         app.step = app.steps.pop(0)
+        app.oom_kills = self._oom_kills(app)
         self._starter.begin(app, lambda code: self._started(app, code))
 
     def _started(self, app: AppRun, code: int) -> None:
@@ -281,7 +282,6 @@ class Supervisor:
         app.begun = True
         if app.journal:
             app.journal.pid = app.pid
-        app.oom_kills = self._oom_kills(app)
         if app.health and not (self._stopping or app.stopping):
             app.health.start()
 
