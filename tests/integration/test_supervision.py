@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from rkt_testkit.acibuilder import AciBuilder
-from rkt_testkit.runtimes import OUTLIVE, Runtime
+from rkt_testkit.runtimes import HOLD, OUTLIVE, Runtime
 
 if TYPE_CHECKING:
     from rkt_testkit.context import Result, RktContext
@@ -317,6 +317,28 @@ def test_out_of_memory_at_once(rkt: RktContext, image: str) -> None:
     result = run(rkt, image, script, "--memory=16Mi", status=137)
     text = "killed by SIGKILL: out of memory (the limit is 16 MiB)"
     assert result.stderr == f'rkt: app "app" {text}'
+
+
+def test_killed_while_it_starts(rkt: RktContext, image: str) -> None:
+    """The end of a pod's first process is seen late when something else of the pod hangs."""
+    runtime = Runtime(rkt, "run", HOLD)
+    process = rkt.spawn(OPEN, "run", "--pod-name=p", image, *SHELL, "exec sleep 1000")
+    runtime.wait_until_held()
+    pid = status(rkt, "p")["pid"]
+    # A dead process whose parent, which is not of the pod, does not care.
+    hang = "import os, sys, time; os.fork() or time.sleep(1000); print(flush=True); "
+    hang += "sys.stdin.read(); os.wait()"
+    command = ["nsenter", "--target", pid, "--pid", "--no-fork", "python3", "-c", hang]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        rkt.rkt("stop", "--force", "p")
+        runtime.release()
+        rkt.wait_for(lambda: "app-reason" in status(rkt, "p"))
+    assert process.wait(60) == 137
+    assert process.stderr is not None
+    last = process.stderr.read().decode().splitlines()[-1]
+    assert last == 'rkt: app "app" killed by SIGKILL: the pod was killed'
 
 
 # Health

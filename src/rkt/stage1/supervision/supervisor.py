@@ -255,7 +255,7 @@ class Supervisor:
                 app.console = None
             if self._ending:
                 return
-            if self._stopping or app.stopping or not self.init_alive:
+            if self._stopping or app.stopping or identity.is_ending(self._init_pid):
                 app.steps = []
                 self._finish(app, self._explain(app, -sig.SIGKILL))
                 return
