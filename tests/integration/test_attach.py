@@ -182,7 +182,10 @@ def test_a_terminal(rkt: RktContext) -> None:
 
 
 def test_the_size_of_the_terminal(rkt: RktContext) -> None:
-    process, uuid = start(rkt, "trap 'stty size' WINCH; while :; do sleep 0.1; done", *TTY)
+    script = "trap 'stty size' WINCH; touch /armed; while :; do sleep 0.1; done"
+    process, uuid = start(rkt, script, *TTY)
+    armed = ("enter", uuid, "/bin/test", "-e", "/armed")
+    rkt.wait_for(lambda: rkt.rkt(*armed, status=None).status == 0)
     terminal = rkt.terminal("attach", uuid)
     fd = os.open(f"/proc/{terminal.process.pid}/fd/0", os.O_RDWR | os.O_NOCTTY)
     fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 99, 0, 0))
