@@ -12,6 +12,7 @@ import pytest
 
 from rkt_testkit.acibuilder import APPLETS, AciBuilder
 from rkt_testkit.probes import needs
+from rkt_testkit.runtimes import OUTLIVE_POD, Runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -192,6 +193,28 @@ def test_the_pod_ends_under_a_shell(rkt: RktContext, runtime: str) -> None:
     assert shell.screen.is_restored
     shell.screen.close()
     rkt.wait_for(lambda: rkt.pod_state(shell.uuid) == "exited")
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_the_pod_ends_while_it_is_entered(rkt: RktContext, runtime: str) -> None:
+    """With it goes the file in which the runtime says what it has started."""
+    Runtime(rkt, "exec", OUTLIVE_POD, (runtime,))
+    uuid = rkt.rkt(OPEN, "run", "--detach", image(rkt), "--", "-c", "sleep 1000").stdout.strip()
+    script = "echo ready; exec sleep 1000"
+    screen = rkt.terminal("enter", uuid, "sh", "-c", script)
+    screen.expect("ready\n")
+    piped = None
+    if runtime == "runc":  # crun is executed, and has no such file
+        piped = rkt.spawn("enter", uuid, "sh", "-c", script)
+        assert piped.stdout is not None
+        assert piped.stdout.readline() == b"ready\n"
+    rkt.rkt("stop", "--force", uuid)
+    assert (screen.wait(), screen.output) == (137, "")
+    if piped is not None:
+        assert piped.wait(60) == 137
+        assert piped.stderr is not None
+        assert piped.stderr.read() == b""
+    rkt.wait_for(lambda: rkt.pod_state(uuid) == "exited")
 
 
 def test_an_app_that_cannot_start(rkt: RktContext) -> None:

@@ -19,6 +19,12 @@ OUTLIVE = """\
 while [ "$1" != --pid-file ]; do shift; done
 while [ -e "/proc/$(cat "$2")" ]; do sleep 0.02; done
 exit"""
+# Waits until the file is gone in which it says what it has started: the pod has ended.
+OUTLIVE_POD = """\
+"$real" "$@" || exit
+while [ "$1" != --pid-file ]; do shift; done
+while [ -e "$2" ]; do sleep 0.02; done
+exit"""
 
 
 class Runtime:

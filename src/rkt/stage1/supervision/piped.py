@@ -85,9 +85,13 @@ class _Command:
         if code != 0:  # the runtime has said why
             self._ended(code)
             return
-        with open(self._pid_file, encoding="ascii") as file:
-            pid = int(file.read())
-        os.unlink(self._pid_file)
+        try:
+            with open(self._pid_file, encoding="ascii") as file:
+                pid = int(file.read())
+            os.unlink(self._pid_file)
+        except FileNotFoundError:  # the pod has ended, and all that was in it
+            self._ended(-sig.SIGKILL)
+            return
         self._adopt(pid)
 
     def _adopt(self, pid: int) -> None:

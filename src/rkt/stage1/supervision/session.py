@@ -123,8 +123,12 @@ class Session:
                 output = b""
             self._failure = runtime.logged(f"{self._files}.log", output)
             return
-        with open(f"{self._files}.pid", encoding="ascii") as file:
-            self._pid = int(file.read())
+        try:
+            with open(f"{self._files}.pid", encoding="ascii") as file:
+                self._pid = int(file.read())
+        except FileNotFoundError:  # the pod has ended, and all that was in it
+            self._exited(-sig.SIGKILL)
+            return
         self._children.adopt(self._pid, self._exited)
 
     def _exited(self, code: int) -> None:
