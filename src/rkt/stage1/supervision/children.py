@@ -62,10 +62,11 @@ class Children:
 
     def adopt(self, pid: int, ended: Ended) -> None:
         """Have the end of a child reported, which may have come already; replaces who was told."""
-        if pid in self._early:
-            ended(self._early.pop(pid))
-        else:
+        code = self._early.pop(pid, None)
+        if code is None or os.path.exists(f"/proc/{pid}"):  # else the number has come round
             self._waiting[pid] = ended
+        else:
+            ended(code)
 
     def reap(self) -> None:
         """Collect all that have ended."""
