@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from rkt_testkit import leaks
 from rkt_testkit.acibuilder import AciBuilder
+from rkt_testkit.network import PLUGINS
 from rkt_testkit.probes import needs
+from rkt_testkit.runtimes import HOLD
 
 if TYPE_CHECKING:
     import subprocess
@@ -74,6 +77,30 @@ def test_status_and_waiting(rkt: RktContext) -> None:
     ]  # fmt: skip
     assert process.wait(30) == 143
     assert rkt.rkt("stop", uuid).stdout == f'pod "{uuid}" is already stopped\n'
+
+
+@pytest.mark.parametrize("flags", [(), ("--force",)])
+@needs("cni", "iptables")
+def test_stopped_while_it_is_started(rkt: RktContext, flags: tuple[str, ...]) -> None:
+    """Its network takes time: it runs for everybody, and its supervisor is not known yet."""
+    own, held = f"{rkt.files}/plugins", f"{rkt.files}/held"
+    os.mkdir(own)
+    with open(f"{own}/ptp", "w") as file:
+        file.write(f"#!/bin/sh\nheld={held}\n[ $CNI_COMMAND != ADD ] || {{ {HOLD}; }}\n"
+                   f'exec {PLUGINS}/ptp "$@"\n')  # fmt: skip
+    os.chmod(f"{own}/ptp", 0o755)
+    rkt.env["CNI_PATH"] = own
+    aci = AciBuilder("example.com/a", exec=("/bin/sleep", "1000")).busybox().build(rkt.files)
+    process = rkt.spawn(OPEN, "run", "--pod-name=p", "--net=default", aci.path)
+    rkt.wait_for(lambda: os.path.exists(held))
+    assert rkt.pod_state("p") == "running"
+    stop = rkt.spawn("stop", *flags, "p")
+    rkt.wait_for(lambda: stop.poll() is not None or leaks.descendants(stop.pid) != set())
+    os.unlink(held)
+    assert stop.wait(60) == 0
+    assert process.wait(60) == (137 if flags else 143)
+    assert rkt.pod_state("p") == "exited"
+    rkt.rkt("gc", "--grace-period=0s")
 
 
 def test_waiting_for_a_pod_that_was_only_prepared(rkt: RktContext) -> None:

@@ -435,13 +435,14 @@ class Pod:
 
     def _record(self) -> None:
         """Write what other rkt commands look for in the pod directory."""
+        # First what the programs need that are called because of the others.
+        identity.record(self.dir, self._init_pid(), self.runtime.path if self.runtime else "")
         pid = f"{self._init_pid()}\n".encode()
         atomic.write_file(f"{self.dir}/pid", pid, durable=False)
         try:
             os.symlink(self.flavor, f"{self.dir}/flavor")
         except FileExistsError:
             pass
-        identity.record(self.dir, self._init_pid(), self.runtime.path if self.runtime else "")
 
     def binds(self, app: manifest.App, root: Root, fills: list[Fill] | None) -> list[Bind]:
         """Give what is mounted for an app because of volumes."""

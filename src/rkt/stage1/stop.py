@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 
 from rkt.errors import PodStateError, UsageError
-from rkt.linux import sig
+from rkt.linux import lock, sig
 from rkt.stage1 import contract, launch
 from rkt.stage1.host import identity
+
+_PAUSE = 0.02
 
 
 def main(argv: list[str]) -> int:
@@ -19,9 +22,7 @@ def _main(argv: list[str]) -> int:
     rest, flags = contract.split_flags(argv[1:], ("force", "debug"), ("force", "debug"))
     if len(rest) != 1:
         raise UsageError("stop: exactly one pod UUID is needed")
-    state = identity.read(os.getcwd())
-    if state is None:
-        raise PodStateError("the pod is not running")
+    state = _supervision(os.getcwd())
     force = any(name == "force" and value == "true" for name, value in flags)
     supervisor = identity.open_process(state.supervisor, state.supervisor_start, "the pod")
     try:
@@ -33,6 +34,25 @@ def _main(argv: list[str]) -> int:
     finally:
         os.close(supervisor)
     return 0
+
+
+def _supervision(pod_dir: str) -> identity.State:
+    """Read who supervises the pod, once that is known of one that is being started.
+
+    Raises PodStateError if it has ended.
+    """
+    pod = lock.open_dir(pod_dir)
+    try:
+        while True:
+            ends = not lock.is_locked(pod) or os.path.exists("pid")
+            state = identity.read(pod_dir)
+            if state is not None:
+                return state
+            if ends:
+                raise PodStateError("the pod is not running")
+            time.sleep(_PAUSE)
+    finally:
+        os.close(pod)
 
 
 def _kill(state: identity.State) -> None:
