@@ -132,7 +132,13 @@ def test_a_flood_neither_stops_for_its_reader_nor_fills_the_memory(
 
 
 def test_which_lines(rkt: RktContext, image: str) -> None:
-    uuid = run(rkt, image, "echo one; sleep 0.3; echo two; sleep 0.3; echo three >&2")
+    script = "echo one; until [ -e /2 ]; do sleep 0.05; done; echo two; "
+    script += "until [ -e /3 ]; do sleep 0.05; done; echo three >&2"
+    uuid = start(rkt, image, script)
+    for text, go_on in (("one\n", "/2"), ("one\ntwo\n", "/3")):
+        rkt.wait_for(lambda text=text: rkt.rkt("logs", uuid).stdout == text)  # type: ignore[misc]
+        rkt.rkt("enter", uuid, "/bin/touch", go_on)
+    rkt.rkt("status", "--wait", uuid)
     result = rkt.rkt("logs", "--timestamps", uuid)
     form = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z) (\w+)")
     found = form.findall(result.stdout + result.stderr)
