@@ -52,6 +52,12 @@ def supervisor(rkt: RktContext, uuid: str) -> int:
     return int(found[1])
 
 
+def taken(rkt: RktContext, uuid: str) -> int:
+    """Give how many bytes the pod's supervisor has read by now."""
+    with open(f"/proc/{supervisor(rkt, uuid)}/io") as file:
+        return int(file.readline().removeprefix("rchar: "))
+
+
 def line(process: subprocess.Popen[bytes]) -> bytes:
     assert process.stdout is not None
     return process.stdout.readline()
@@ -169,13 +175,14 @@ def test_flags_refused(rkt: RktContext, flag: str, text: str) -> None:
 
 
 def test_several_apps(rkt: RktContext, image: str) -> None:
-    first, second = "echo of one", "sleep 0.2; echo of two; echo bad >&2"
-    rkt.rkt(
-        OPEN, "run", f"--uuid-file-save={rkt.files}/uuid",
-        image, "--name=one", *SHELL, first, "---", image, "--name=two", *SHELL, second,
-    )  # fmt: skip
-    with open(f"{rkt.files}/uuid") as file:
-        uuid = file.read()
+    second = "until [ -e /go ]; do sleep 0.05; done; echo of two; echo bad >&2"
+    uuid = rkt.rkt(
+        OPEN, "run", "--detach", image, "--name=one", *SHELL, "echo of one", "---",
+        image, "--name=two", *SHELL, second,
+    ).stdout.strip()  # fmt: skip
+    rkt.wait_for(lambda: rkt.rkt("logs", uuid).stdout == "one: of one\n")
+    rkt.rkt("enter", "--app=two", uuid, "/bin/touch", "/go")
+    rkt.rkt("status", "--wait", uuid)
     assert rkt.rkt("logs", uuid)[1:] == ("one: of one\ntwo: of two\n", "two: bad\n")
     assert rkt.rkt("logs", "--app=two", uuid)[1:] == ("of two\n", "bad\n")
     assert rkt.rkt("logs", "--app=two", "--app=two", uuid)[1:] == ("of two\n", "bad\n")
@@ -266,7 +273,8 @@ def test_when_there_is_room_again_the_log_says_what_is_missing(rkt: RktContext, 
     uuid = start(rkt, image, script)
     argv = [*rkt.enter_argv(), "dd", "if=/dev/zero", f"of={rkt.data}/filler", "bs=4k"]
     assert "No space left" in rkt.run(argv).stderr
-    time.sleep(0.3)  # meanwhile lines are lost
+    begin = taken(rkt, uuid)
+    rkt.wait_for(lambda: taken(rkt, uuid) - begin > 20 * len(line))  # meanwhile lines are lost
     assert rkt.run([*rkt.enter_argv(), "rm", f"{rkt.data}/filler"]).status == 0
     rkt.wait_for(lambda: "lost" in rkt.rkt("logs", uuid).stderr)
     end(rkt, uuid)
