@@ -266,6 +266,25 @@ def test_an_implicit_volume_of_an_added_docker_image_has_its_content(rkt: RktCon
     pod.end()
 
 
+def test_the_next_app_of_a_name_finds_its_volume_as_it_was_left(rkt: RktContext) -> None:
+    """Nothing of an image is copied into a volume that an app had: its links lead to the host."""
+    aci = docker_image(rkt)
+    victim = f"{rkt.files}/victim"
+    with open(victim, "w") as file:
+        file.write("of the host")
+    pod = Sandbox(rkt)
+    rkt.rkt(OPEN, "app", "add", pod.uuid, aci.id, "--name=db")
+    pod.app("start", "db")
+    _inside(pod, "db", f"ln -sf {victim} /db/seed; echo mine >/db/other")
+    pod.app("rm", "db")
+    rkt.rkt(OPEN, "app", "add", pod.uuid, aci.id, "--name=db")
+    pod.app("start", "db")
+    assert _inside(pod, "db", "readlink /db/seed; cat /db/other") == f"{victim}\nmine\n"
+    with open(victim) as file:
+        assert file.read() == "of the host"
+    pod.end()
+
+
 def test_the_health_of_an_added_app(rkt: RktContext) -> None:
     pod = Sandbox(rkt)
     check = ("--health-cmd=echo sick; exit 2", "--health-interval=50ms", "--health-retries=2")

@@ -44,11 +44,21 @@ class World:
 
     def fill(self, count: int) -> list[int]:
         fds = [os.open("/", os.O_RDONLY | os.O_DIRECTORY) for _ in range(count)]
-        fills = [Fill(fd, f"/volume{number}") for number, fd in enumerate(fds)]
+        fills = [Fill(fd, f"{self.pod.dir}/volume{number}") for number, fd in enumerate(fds)]
+        for fill in fills:
+            os.makedirs(f"{fill.destination}/copied")
         app = cast("App", SimpleNamespace(name="db"))
         plan = cast("AppPlan", SimpleNamespace(name="db", cgroup=""))
         self.operations._fill(app, plan, fills, self.answers.append)
         return fds
+
+    @property
+    def destinations(self) -> list[str]:
+        return [os.path.basename(argv[-1]) for argv, _ in self.commands]
+
+    @property
+    def volumes(self) -> list[str]:
+        return sorted(name for name in os.listdir(self.pod.dir) if name.startswith("volume"))
 
     @property
     def created(self) -> bool:
@@ -76,23 +86,26 @@ def is_open(fd: int) -> bool:
 
 def test_the_answer_comes_after_the_last_copy(world: World) -> None:
     fds = world.fill(2)
-    assert [argv[-1] for argv, _ in world.commands] == ["/volume0"]
+    assert world.destinations == ["volume0"]
     assert (world.answers, world.created) == ([], False)
     world.commands[0][1](0)
-    assert [argv[-1] for argv, _ in world.commands] == ["/volume0", "/volume1"]
+    assert world.destinations == ["volume0", "volume1"]
     assert (world.answers, world.created) == ([], False)
     world.commands[1][1](0)
     assert (world.answers, world.created) == ([{}], True)
+    assert world.volumes == ["volume0", "volume1"]
     assert not any(map(is_open, fds))
 
 
 def test_a_copy_that_fails_is_the_answer(world: World) -> None:
     fds = world.fill(3)
-    world.commands[0][1](1)
-    text = 'app "db": cannot fill the volume "/volume0": cp exited with status 1'
+    world.commands[0][1](0)
+    world.commands[1][1](1)
+    text = f'app "db": cannot fill the volume "{world.pod.dir}/volume1": cp exited with status 1'
     assert world.answers == [{"error": text}]
-    assert len(world.commands) == 1
+    assert len(world.commands) == 2
     assert not world.created
+    assert world.volumes == ["volume0"]  # the next try begins with those that are missing
     assert not any(map(is_open, fds))
 
 
@@ -104,7 +117,7 @@ def test_the_end_of_the_pod_ends_a_copy(world: World) -> None:
     world.host.on_step()
     assert world.killed == [1001]
     world.commands[0][1](-9)
-    text = 'app "db": cannot fill the volume "/volume0": cp was killed'
+    text = f'app "db": cannot fill the volume "{world.pod.dir}/volume0": cp was killed'
     assert world.answers == [{"error": text}]
     world.host.on_step()
     assert world.killed == [1001]

@@ -54,12 +54,16 @@ class Bind:
 
 
 class Fill:
-    """A copy of an image's directory into a new volume; `fd` is that directory."""
+    """A copy of an image's directory into a new volume; `fd` is that directory.
 
-    __slots__ = ("argv", "fd")
+    The volume is one that no app has seen yet: `cp` writes through links that it finds there.
+    """
+
+    __slots__ = ("argv", "destination", "fd")
 
     def __init__(self, fd: int, destination: str) -> None:
         self.fd = fd
+        self.destination = destination
         # The fd is the directory itself: no path of the image is resolved outside of its root.
         self.argv = ["cp", "-a", "--reflink=auto", f"/proc/self/fd/{fd}/.", destination]
 
@@ -75,11 +79,28 @@ class Fill:
             status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         finally:
             os.close(null)
-            os.close(self.fd)
+            self.close()
         if status != 0:
             raise CommandError(
-                f'cannot fill the volume "{self.argv[-1]}": cp {proc.ending(status)}', status=status
+                f'cannot fill the volume "{self.destination}": cp {proc.ending(status)}',
+                status=status,
             )
+
+    def close(self) -> None:
+        """Let go of the image's directory."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def discard(self) -> None:
+        """Take the volume away again, so that whoever needs it next finds none half filled."""
+        from rkt.linux import tree
+
+        self.close()
+        try:
+            tree.remove(self.destination)
+        except OSError as err:
+            log.warning(f'cannot remove the volume "{self.destination}": {err.strerror}')
 
 
 def clean(path: str) -> str:
@@ -215,7 +236,7 @@ def _bind(
         uid, gid = volume.uid, volume.gid
         if users is not None:
             uid, gid = users.outside(uid, "user"), users.outside(gid, "group")
-        source = _empty(pod_dir, volume.name, volume.mode, uid, gid)
+        source, _ = _empty(pod_dir, volume.name, volume.mode, uid, gid)
         empty = Bind(source, target, read_only=read_only)
         empty.own = True
         return empty
@@ -236,14 +257,15 @@ def _bind(
     return bind
 
 
-def _empty(pod_dir: str, name: str, mode: int, uid: int, gid: int) -> str:
+def _empty(pod_dir: str, name: str, mode: int, uid: int, gid: int) -> tuple[str, bool]:
+    """Give an empty volume of the pod, and whether it is a new one."""
     shared = f"{pod_dir}/sharedVolumes"
     path = f"{shared}/{name}"
     try:
         os.makedirs(shared, 0o755, exist_ok=True)
         os.mkdir(path, 0o700)
     except FileExistsError:
-        return path  # another app of the pod names it too
+        return path, False  # another app of the pod names it too, or an earlier one did
     except OSError as err:
         raise KernelError(f'cannot make empty volume "{name}"', err, path) from err
     os.chown(path, uid, gid)
@@ -253,7 +275,7 @@ def _empty(pod_dir: str, name: str, mode: int, uid: int, gid: int) -> str:
         from rkt.linux import selinux
 
         selinux.set_context(path, context)
-    return path
+    return path, True
 
 
 def _implicit(
@@ -264,8 +286,8 @@ def _implicit(
         " volume. This volume will be removed when the pod is garbage-collected."
     )
     owner = root.users.shift if root.users is not None else 0
-    source = _empty(pod_dir, f"{app.name}-{point.name}", 0o755, owner, owner)
-    if app.is_converted:
+    source, is_new = _empty(pod_dir, f"{app.name}-{point.name}", 0o755, owner, owner)
+    if app.is_converted and is_new:  # else it is as an app left it, with links to anywhere
         fill = _fill(root, target, source, point.name)
         if fill is not None and fills is not None:
             fills.append(fill)

@@ -160,7 +160,7 @@ class Operations:
             plan = pod.plan_late(app, fills)
         except (RktError, OSError):
             for fill in fills:
-                os.close(fill.fd)
+                fill.discard()
             self._forget(name)
             raise
         self._fill(app, plan, fills, reply)
@@ -179,12 +179,12 @@ class Operations:
             if code == 0:
                 self._answered(reply, lambda: self._fill(app, plan, fills, reply))
                 return
-            for left in fills:
-                os.close(left.fd)
+            for left in (fill, *fills):
+                left.discard()
             self._forget(app.name)
             reply(
                 {
-                    "error": f'app "{app.name}": cannot fill the volume "{fill.argv[-1]}": '
+                    "error": f'app "{app.name}": cannot fill the volume "{fill.destination}": '
                     + (f"cp exited with status {code}" if code > 0 else "cp was killed")
                 }
             )
@@ -196,13 +196,13 @@ class Operations:
             pid = self._host.children.spawn_tied(argv, stdio, fill.fd, copied)
             self._copying.add(pid)
         except OSError:
-            for left in fills:
-                os.close(left.fd)
+            for left in (fill, *fills):
+                left.discard()
             self._forget(app.name)
             raise
         finally:
             os.close(null)
-            os.close(fill.fd)
+            fill.close()
 
     def _answered(self, reply: Reply, action: Callable[[], None]) -> None:
         """Do the rest of what was asked for; what goes wrong is the answer."""
