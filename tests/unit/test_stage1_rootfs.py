@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rkt.errors import NotFound, RktError
-from rkt.stage1.app import files, manifest, rootfs, users, volumes
+from rkt.linux import libc
+from rkt.stage1.app import files, manifest, rootfs, users, view, volumes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+_IN_OPEN = 0x20
 PASSWD = "root:x:0:0:r:/root:/bin/sh\nbob:x:1000:1001::/:/bin/sh\nbad:x:-4:x\nbig:x:99999999999:1\n"
 GROUP = "root:x:0:\nstaff:x:50:bob\n"
 
@@ -251,6 +253,29 @@ def test_volumes_and_mount_points(root: rootfs.Root, tmp_path: Path) -> None:
         ("source", "/x/y", True, True),
         ("source", "/deep/below", False, True),
     ]
+
+
+def test_nothing_but_files_is_opened(root: rootfs.Root, image: Path) -> None:
+    """An image may name a device as its user's file, its program or an interpreter."""
+    os.mkfifo(image / "odd", 0o777)
+    (image / "program").write_bytes(b"#!/odd\n")
+    (image / "program").chmod(0o755)
+    notify = libc.inotify_init()
+    libc.inotify_add_watch(notify, str(image / "odd"), _IN_OPEN)
+    os.set_blocking(notify, False)
+    try:
+        assert root.read("odd") is None
+        assert rootfs.missing_interpreter(root, "/program") == ""
+        bind = volumes.Bind(str(image / "odd"), "/bin/tool", read_only=True, recursive=False)
+        for path in ("/odd", "/bin/tool"):
+            with pytest.raises(OSError, match="not a regular file"):
+                view.View(root, [bind]).head(path)
+        with pytest.raises(BlockingIOError):  # no event
+            os.read(notify, 4096)
+        os.close(os.open(image / "odd", os.O_RDONLY | os.O_NONBLOCK))
+        assert os.read(notify, 4096)
+    finally:
+        os.close(notify)
 
 
 def test_an_implicit_volume_is_announced(

@@ -91,13 +91,14 @@ def _unprotect(dir_fd: int, name: str) -> bool:
     done = False
     for fd_name in (name, "."):
         try:
+            mode = os.stat(fd_name, dir_fd=dir_fd, follow_symlinks=False).st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a device can do things
+                continue
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             fd = os.open(fd_name, flags, dir_fd=dir_fd)
         except OSError:
             continue
         try:
-            if not stat.S_IFMT(os.fstat(fd).st_mode) & (stat.S_IFREG | stat.S_IFDIR):
-                continue
             bits = int.from_bytes(fcntl.ioctl(fd, _FS_IOC_GETFLAGS, bytes(8))[:4], "little")
             if bits & _FS_PROTECTED_FL:
                 value = (bits & ~_FS_PROTECTED_FL).to_bytes(8, "little")

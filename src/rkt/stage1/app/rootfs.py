@@ -31,7 +31,23 @@ _FILE_LIMIT = 4 << 20  # of etc/passwd and etc/group
 _HEAD = 4096
 _MAX_LINKS = 40
 _MAX_INTERPRETERS = 6  # of the kernel: BINPRM_MAX_RECURSION and the program itself
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _RESOLVE = libc.RESOLVE_IN_ROOT | libc.RESOLVE_NO_MAGICLINKS
+
+
+def open_regular(path_fd: int) -> int:
+    """Open to read what an O_PATH descriptor, which is closed, is of.
+
+    Raises OSError, EACCES for anything but a regular file: a device of an image is not touched, as
+    opening one can do things (a watchdog resets the host, a tape is rewound), and an app may put
+    one in the place of a file at any time.
+    """
+    try:
+        if not stat.S_ISREG(os.fstat(path_fd).st_mode):
+            raise OSError(errno.EACCES, "not a regular file")
+        return os.open(f"/proc/self/fd/{path_fd}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(path_fd)
 
 
 class Root:
@@ -69,7 +85,7 @@ class Root:
         try:
             fd = self.open(path, os.O_PATH)
         except OSError as err:
-            if err.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            if err.errno in _ABSENT:
                 return None
             raise
         try:
@@ -79,22 +95,21 @@ class Root:
 
     def read(self, path: str, limit: int = _FILE_LIMIT) -> bytes | None:
         """Read a regular file of bounded size; None when there is none."""
-        info = self.stat(path)
-        if info is None or not stat.S_ISREG(info.st_mode):
-            return None
-        # A FIFO or a device put there in between must not block: O_NONBLOCK, and look again.
-        fd = self.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
-        with os.fdopen(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
+        try:
+            fd = open_regular(self.open(path, os.O_PATH))
+        except OSError as err:
+            if err.errno in (*_ABSENT, errno.EACCES):
                 return None
+            raise
+        with os.fdopen(fd, "rb") as file:
             data = file.read(limit + 1)
         if len(data) > limit:
             raise RktError(f'"{path}" is larger than {limit} bytes')
         return data
 
     def head(self, path: str) -> bytes:
-        """Read the first bytes of an executable."""
-        fd = self.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        """Read the first bytes of an executable.  Raises OSError."""
+        fd = open_regular(self.open(path, os.O_PATH))
         try:
             return os.pread(fd, _HEAD, 0)
         finally:

@@ -6,7 +6,7 @@ import os
 import stat
 
 from rkt.stage1.app import volumes
-from rkt.stage1.app.rootfs import Root
+from rkt.stage1.app.rootfs import Root, open_regular
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class View:
                 return root.head(rest)
             finally:
                 root.close()
-        fd = os.open(bind.source, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        fd = open_regular(os.open(bind.source, os.O_PATH | os.O_CLOEXEC))
         try:
             return os.pread(fd, _HEAD, 0)
         finally:
