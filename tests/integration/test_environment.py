@@ -108,6 +108,23 @@ def test_proc_and_sys(rkt: RktContext, runtime: str) -> None:
     assert lines[-1] == "1"
 
 
+@RUNTIMES
+@pytest.mark.parametrize("net", ["host", "none"])
+@pytest.mark.parametrize("users", ["", "--private-users"])
+def test_root_in_an_app_cannot_set_the_host(
+    rkt: RktContext, users: str, net: str, runtime: str
+) -> None:
+    """Opening is enough of a test: what can be opened to write would be the host's."""
+    script = (
+        "cd /proc; find sys irq fs bus -type f 2>/dev/null | while read -r f; do "
+        "(: >>$f) 2>/dev/null && echo $f; done; "
+        "for f in keys timer_list acpi/* scsi/*; do [ -s $f ] && echo $f; done; head -c 1 keys; "
+        "cat sys/kernel/hostname"
+    )
+    flags = (f"--net={net}", "--hostname=box", *((users,) if users else ()))
+    assert sh(rkt, script, pod=flags, runtime=runtime).stdout == "box\n"
+
+
 def test_files_in_etc(rkt: RktContext) -> None:
     script = (
         "readlink /etc/mtab; cut -d' ' -f2 /etc/mtab | grep -c '^/$'; hostname; cat /etc/hostname; "

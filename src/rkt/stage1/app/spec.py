@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from rkt.stage1.app.sockets import Socket
     from rkt.stage1.app.volumes import Bind
 
-# rkt-config 8.3.
+# rkt-config 8.3, and what other container engines protect.  Most of what is below /proc/sys is the
+# host's: its kernel asks for no capability there, only for user 0, which root in an app is.
 READ_ONLY_PATHS = (
-    "/proc/bus", "/proc/sys/kernel/core_pattern", "/proc/sys/kernel/modprobe",
-    "/proc/sys/vm/panic_on_oom", "/proc/sysrq-trigger", "/sys/block", "/sys/bus", "/sys/class",
-    "/sys/dev", "/sys/devices", "/sys/kernel",
+    "/proc/asound", "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger",
+    "/sys/block", "/sys/bus", "/sys/class", "/sys/dev", "/sys/devices", "/sys/kernel",
 )  # fmt: skip
 MASKED_PATHS = (
     "/sys/firmware", "/sys/fs", "/sys/hypervisor", "/sys/module", "/sys/power",
-    "/proc/config.gz", "/proc/kallsyms", "/proc/sched_debug", "/proc/kcore", "/proc/kmem",
-    "/proc/mem",
+    "/proc/acpi", "/proc/config.gz", "/proc/kallsyms", "/proc/kcore", "/proc/keys", "/proc/kmem",
+    "/proc/latency_stats", "/proc/mem", "/proc/sched_debug", "/proc/scsi", "/proc/timer_list",
 )  # fmt: skip
 
 _KINDS = ("pid", "ipc", "uts", "network")
