@@ -34,7 +34,12 @@ def divert(writer: Callable[[str], None] | None) -> None:
 
 
 def plain(text: str) -> None:
-    """Write a line to stderr without the prefix; it is lost if stderr takes nothing."""
+    """Write a line, or several, to stderr without the prefix; lost if stderr takes nothing.
+
+    Names and paths in it may come from images: nothing of them steers the terminal.
+    """
+    if not text.isprintable():
+        text = "\n".join("\t".join(map(one_line, s.split("\t"))) for s in text.split("\n"))
     if _Level.writer is not None:
         _Level.writer(text + "\n")
         return

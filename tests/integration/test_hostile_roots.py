@@ -245,3 +245,25 @@ def test_programs_beside_a_volume(rkt: RktContext, program: str, text: str) -> N
     )  # fmt: skip
     assert result.status == 254
     assert result.stderr.splitlines()[-1].startswith(f'rkt: app "trap": {text}')
+
+
+@pytest.mark.parametrize("way", ["crun", "runc", "fly"])
+def test_names_in_an_image_do_not_steer_the_terminal(rkt: RktContext, way: str) -> None:
+    """What rkt says of a file has no control characters; what apps write is theirs."""
+    trap = Trap(rkt)
+    odd = "a\x1b]0;owned\x07"
+    trap.builder.file(f"bin/{odd}", b"\x7fELF of no use", mode=0o755).file(odd, "no directory")
+    trap.builder.manifest["app"].update(  # type: ignore[attr-defined]
+        exec=[f"/bin/{odd}"], mountPoints=[{"name": "v", "path": f"/{odd}"}]
+    )
+    result = trap.run(way, "--volume=v,kind=empty", "--restart=on-failure:1")
+    said = [line for line in result.stderr.splitlines() if line.startswith("rkt: ")]
+    assert not [line for line in said if not line.isprintable()]
+    shown = r"a\x1b]0;owned\x07"
+    assert f'rkt: warning: "/{shown}": a file of the image is replaced to mount there' in said
+    assert f'"/bin/{shown}"' in said[-1]
+    uuid = rkt.rkt("list", "--full", "--no-legend").stdout.split()[0]
+    logged = rkt.rkt("logs", uuid).stderr.splitlines()
+    notes = [line for line in logged if "it starts again" in line]
+    assert [line for line in notes if shown in line and line.isprintable()] == notes
+    assert notes or way == "fly"  # which does not try again what cannot be executed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from rkt import log
+from rkt.errors import one_line
 from rkt.stage1.streams import pump
 
 TYPE_CHECKING = False
@@ -41,7 +42,8 @@ class Console:
         else:
             end = "\r\n" if self._terminal else "\n"
             begin = end if self._in_a_line() else ""
-            self._sinks[1].write(f"{begin}rkt: {text}{end}".encode("utf-8", "replace"))
+            line = f"{begin}rkt: {one_line(text)}{end}"
+            self._sinks[1].write(line.encode("utf-8", "replace"))
 
     def _in_a_line(self) -> bool:
         """Say whether an app wrote the beginning of a line there, and not yet its end."""

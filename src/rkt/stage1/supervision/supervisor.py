@@ -6,7 +6,7 @@ import errno
 import os
 import time
 
-from rkt.errors import RktError
+from rkt.errors import RktError, one_line
 from rkt.linux import atomic, sig
 from rkt.stage1.app import policy, seccomp
 from rkt.stage1.host import cgroup, filters, identity, runtime
@@ -225,6 +225,7 @@ class Supervisor:
 
     def note(self, app: AppRun, text: str) -> None:
         """Write a line of rkt's own into the log of an app."""
+        text = one_line(text)
         if app.log:
             app.log.note(text)
         if app.journal:
