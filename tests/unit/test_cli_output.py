@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
 
-from rkt.cli import duration, output
+from rkt.cli import duration, formats, output
 
 
 def test_table_is_laid_out_as_tabwriter_does() -> None:
@@ -72,3 +73,11 @@ def test_durations(text: str, seconds: float, back: str) -> None:
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(ValueError, match="invalid duration"):
         duration.parse(text)
+
+
+@pytest.mark.parametrize("form", [formats.JSON, formats.PRETTY])
+def test_json_does_not_steer_a_terminal(form: str) -> None:
+    value = {"a": "".join(map(chr, range(0x100)))}
+    text = formats.text(value, form)
+    assert all(c.isprintable() or c in "\n\t\u00a0\u00ad" for c in text)
+    assert json.loads(text) == value

@@ -13,7 +13,8 @@ FORMAT = Flag("format", 'choose the output format: "json" or "json-pretty"')
 JSON = "json"
 PRETTY = "json-pretty"
 
-_ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
+# Besides what Go escapes: control characters that terminals know and JSON allows (CSI is U+009B).
+_ESCAPES = {n: f"\\u{n:04x}" for n in (*map(ord, "<>&\u2028\u2029"), *range(0x7F, 0xA0))}
 
 
 def given_format(args: Parsed, command: str) -> str:
