@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rkt.errors import StoreError
+from rkt.errors import RktError, StoreError
+from rkt.linux import libc
 from rkt.pod import events, lifecycle
 from rkt.pod.eventwatch import Follower
 
@@ -323,3 +325,15 @@ def test_a_damaged_store_is_said_once(tmp_path: Path) -> None:
         watched.quiet()
     assert watched.problems == ["image store: it is damaged"]
     watched.follower.close()
+
+
+def test_the_kernel_gives_no_more_watches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root in an app may take all that there are for user 0."""
+
+    def refuse() -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(libc, "inotify_init", refuse)
+    with pytest.raises(RktError, match="no inotify instance is left to this user") as caught:
+        Follower(str(tmp_path), problem=print)
+    assert caught.value.hint == "sysctl fs.inotify.max_user_instances"

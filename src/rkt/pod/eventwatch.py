@@ -13,7 +13,7 @@ import struct
 import time
 
 from rkt.errors import KernelError, NotFound, RktError, describe
-from rkt.linux import libc, lock
+from rkt.linux import inotify, libc, lock
 from rkt.pod import lifecycle
 from rkt.pod.events import TOLD, Images, Tracker
 from rkt.pod.state import PREPARE, RUN
@@ -75,7 +75,7 @@ class Follower:
         self._watches: dict[int, tuple[str, str]] = {}  # number -> what it is, of which pod
         self._bases: dict[str, int] = {}
         self._looks: list[float] = []  # when the images are to be looked at
-        self._notify = libc.inotify_init()
+        self._notify = inotify.instance()
         self._poll = select.epoll()
         self._poll.register(self._notify, select.EPOLLIN)
 

@@ -7,7 +7,7 @@ import os
 import select
 
 from rkt.const import LOG_DIR
-from rkt.linux import libc, lock
+from rkt.linux import inotify, libc, lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class Watch:
 
     def __init__(self, pod: Pod) -> None:
         self.ended = not lock.is_locked(pod.fd)
-        self._notify = libc.inotify_init()
+        self._notify = inotify.instance()
         self._ended_r, self._ended_w = os.pipe()
         self._poll = select.poll()
         self._poll.register(self._notify, select.POLLIN)

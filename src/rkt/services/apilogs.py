@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rkt.const import LOG_DIR
 from rkt.errors import NotFound, PodStateError
-from rkt.linux import libc
+from rkt.linux import inotify, libc
 from rkt.pod import eventwatch, logs, view
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ async def follow(
     """Yield lines as they come, until the pod ends.  `run` calls something in a thread."""
     loop = asyncio.get_running_loop()
     changed = asyncio.Event()
-    notify = libc.inotify_init()
+    notify = inotify.instance()
     process = -1
 
     def watch(fd: int) -> None:
