@@ -56,10 +56,7 @@ def info(text: str) -> None:
 
 
 def warning(text: str) -> None:
-    """Write a line that says what is weaker or different than asked for.
-
-    It may quote what somebody else wrote: nothing in it gets at the terminal.
-    """
+    """Write one line, whatever it quotes, that says what is weaker or different than asked for."""
     plain(f"{_PREFIX}warning: {one_line(text)}")
 
 
