@@ -44,6 +44,9 @@ def rkt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Rkt:
         (["--debug=maybe"], 'invalid argument "maybe" for --debug=maybe: must be true or false'),
         (["nosuch"], 'unknown command "nosuch" for "rkt"'),
         (["st"], 'ambiguous command "st" for "rkt": stats, status, stop'),
+        (["image", "--nosuch"], "unknown flag: --nosuch"),
+        (["help", "--nosuch"], "unknown flag: --nosuch"),
+        (["help", "list", "--nosuch"], "unknown flag: --nosuch"),
     ],
 )
 def test_an_error_before_there_is_a_command(
@@ -77,8 +80,12 @@ def test_a_usage_error_shows_the_help_of_the_command(args: list[str], text: str,
 
 
 @pytest.mark.parametrize(
-    "args", [["list", "--help"], ["--help", "list"], ["list", "-h", "--nosuch"], ["help", "list"]]
-)
+    "args",
+    [
+        ["list", "--help"], ["--help", "list"], ["list", "-h", "--nosuch"], ["help", "list"],
+        ["help", "list", "--help"], ["help", "--dir", "/x", "list"],
+    ],
+)  # fmt: skip
 def test_help_of_a_command(args: list[str], rkt: Rkt) -> None:
     status, out, err = rkt(*args)
     assert (status, err) == (0, "")

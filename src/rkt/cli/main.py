@@ -213,7 +213,7 @@ def _split(argv: list[str]) -> tuple[list[str], str | None, list[str]]:
     if name in COMMANDS:
         return before, name, rest[1:]
     if len(rest) == 1 or rest[1].startswith("-"):
-        return before, "help", [name]
+        return before, "help", [name, *rest[1:]]
     return before, _child(name, rest[1]), rest[2:]
 
 
@@ -262,10 +262,26 @@ def _no_command(before: list[str]) -> int:
     return errors.EXIT_USAGE_BARE
 
 
+def _without_flags(words: list[str]) -> list[str]:
+    """Give the words that are no global flags; none when help is asked for once more."""
+    from rkt.cli.context import GLOBAL_FLAGS
+    from rkt.cli.flags import Command, HelpAsked, parse
+
+    try:
+        return parse(Command("help", ""), words, GLOBAL_FLAGS).words
+    except HelpAsked:
+        return []
+    except errors.UsageError as err:
+        err.command = None  # whose help would it be?
+        raise
+
+
 def _help(after: list[str]) -> int:
     from rkt.cli import helptext
 
     words = [word for word in after if not word.startswith("-")]
+    if words != after:
+        words = _without_flags(after) or words
     if not words:
         sys.stdout.write(helptext.of_rkt())
         return 0
