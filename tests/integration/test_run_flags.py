@@ -425,6 +425,16 @@ def test_without_a_group(rkt: RktContext) -> None:
     assert text not in rkt.rkt(OPEN, "fetch", path).stderr
 
 
+def test_help_is_of_the_command_that_was_given(rkt: RktContext) -> None:
+    for verb in ("enter", "app exec"):
+        result = rkt.rkt(*verb.split(), status=254)
+        assert result.stdout.startswith(f"NAME:\n\t{verb} - ")
+        assert result.stderr == "rkt: a pod UUID is needed\n"
+    for verb in ("run", "prepare"):
+        text = "rkt: must provide at least one image or specify the pod manifest\n"
+        assert rkt.rkt(verb, status=254).stderr == f"{text}hint: rkt help {verb}\n"
+
+
 def test_run_prepared_wants_one_uuid(rkt: RktContext) -> None:
     for words in ((), ("a", "b")):
         result = rkt.rkt("run-prepared", *words, status=254)

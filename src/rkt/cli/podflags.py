@@ -105,7 +105,7 @@ START_FLAGS = (
 )  # fmt: skip
 
 
-def pod_request(context: Context, args: Parsed) -> PodRequest:
+def pod_request(context: Context, args: Parsed, command: str = "run") -> PodRequest:
     """Read the flags of a pod to prepare; raises UsageError or RktError on what contradicts."""
     manifest = args.string("pod-manifest")
     conflicting = ("volume", "mount", "port", "inherit-env", "set-env", "set-env-file")
@@ -117,7 +117,7 @@ def pod_request(context: Context, args: Parsed) -> PodRequest:
         raise RktError("conflicting flags set with --pod-manifest (see --help)")
     if not manifest and not args.apps:
         raise RktError("must provide at least one image or specify the pod manifest",
-                       hint="rkt help run")  # fmt: skip
+                       hint=f"rkt help {command}")  # fmt: skip
     request = PodRequest(
         [app_request(app) for app in args.apps],
         volumes=args.all("volume"),

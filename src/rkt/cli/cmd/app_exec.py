@@ -21,4 +21,4 @@ COMMAND = Command(
 
 def run(context: Context, args: Parsed) -> int:
     """Become a command inside an app."""
-    return enter.run(context, args)
+    return enter.run(context, args, "app exec")

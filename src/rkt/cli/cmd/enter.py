@@ -26,23 +26,23 @@ COMMAND = Command(
 )
 
 
-def run(context: Context, args: Parsed) -> int:
+def run(context: Context, args: Parsed, command: str = "enter") -> int:
     """Become a command inside an app."""
     from rkt.stage0.control import enter
 
     if not args.words:
-        raise UsageError("a pod UUID is needed", command="enter")
+        raise UsageError("a pod UUID is needed", command=command)
     pod = find_pod(context, args.words[0])
     if pod.state() != "running":
         raise PodStateError(f'pod "{pod.uuid}" isn\'t currently running')
     app = choose_app(pod, args)
-    command = args.words[1:]
-    if command[:1] == ["--"]:  # of those who are used to it from elsewhere
-        del command[0]
-    if not command:
-        command = ["/bin/bash"]
-        log.plain(f'No command specified, assuming "{command[0]}"')
-    enter(pod, app, command)
+    argv = args.words[1:]
+    if argv[:1] == ["--"]:  # of those who are used to it from elsewhere
+        del argv[0]
+    if not argv:
+        argv = ["/bin/bash"]
+        log.plain(f'No command specified, assuming "{argv[0]}"')
+    enter(pod, app, argv)
 
 
 def choose_app(pod: Pod, args: Parsed, command: str = "enter") -> str:

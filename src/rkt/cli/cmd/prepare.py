@@ -28,7 +28,7 @@ which "rkt run-prepared" starts it.""",
 
 def run(context: Context, args: Parsed) -> int:
     """Prepare a pod and print its UUID."""
-    with preparer(context, args).prepare(pod_request(context, args)) as pod:
+    with preparer(context, args).prepare(pod_request(context, args, "prepare")) as pod:
         pod.move(state.PREPARED)
         output.line(pod.uuid)
     return 0
