@@ -245,6 +245,9 @@ def test_ports_of_no_app_or_of_two(rkt: RktContext) -> None:
 
 
 def test_bytes_that_no_manifest_can_hold(rkt: RktContext) -> None:
+    def refused(name: str, shown: str) -> str:
+        return f'invalid argument "{shown}" for --{name}={shown}: text is not UTF-8'
+
     path = AciBuilder("example.com/app").busybox().build(rkt.files).path
     with open(f"{rkt.files}/env", "wb") as file:
         file.write(b"A=caf\xe9\n")
@@ -256,9 +259,24 @@ def test_bytes_that_no_manifest_can_hold(rkt: RktContext) -> None:
         (("--inherit-env", path), text, {"A": bad}),
         ((path, f"--environment=A={bad}"), text, {}),
         ((path, "--", bad), r'argument is not UTF-8: "caf\xe9"', {}),
+        *(
+            ((path, f"--{name}={bad}"), refused(name, r"caf\xe9"), {})
+            for name in ("user", "group", "exec", "working-dir", "health-cmd")
+        ),
+        *(
+            ((path, f"--{name}=a={bad}"), refused(name, r"a=caf\xe9"), {})
+            for name in ("annotation", "user-annotation", "user-label")
+        ),
+        *(
+            ((f"--{name}={bad}", path), rf'invalid value "caf\xe9" for --{name}', {})
+            for name in ("dns-search", "dns-opt", "dns-domain")
+        ),
     ):
         result = rkt.rkt(OPEN, "run", *words, status=254, env=env)
         assert result.stderr.splitlines()[-1] == f"rkt: {problem}"
+    for name in ("annotation", "user-annotation", "user-label"):
+        result = rkt.rkt("app", "sandbox", f"--{name}=a={bad}", status=1)
+        assert result.stderr == "rkt: " + refused(name, r"a=caf\xe9") + "\n"
 
 
 @pytest.mark.parametrize(

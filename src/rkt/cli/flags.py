@@ -280,6 +280,14 @@ def invalid(name: str, value: str, cause: str) -> UsageError:
     return UsageError(f'invalid argument "{value}" for --{name}={value}: {cause}')
 
 
+def check_text(name: str, value: str) -> None:
+    """Raise UsageError for a flag's value that no manifest can hold."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise invalid(name, value, "text is not UTF-8") from None
+
+
 def whole_number(text: str) -> int | None:
     """Read a number of ASCII digits, None if it is none or one that nobody can mean."""
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None

@@ -43,7 +43,7 @@ def read(args: Parsed) -> NameService:
     for name, words in (("dns-search", search), ("dns-opt", options), ("dns-domain", [domain])):
         for word in words:
             if any(c.isspace() or not c.isprintable() for c in word):
-                raise UsageError(f'invalid value "{word!r}" for --{name}')
+                raise UsageError(f'invalid value "{word}" for --{name}')
     hosts, entries = _hosts(args.all("hosts-entry"))
     return NameService(
         servers=servers, search=search, options=options, domain=domain, resolv=resolv,

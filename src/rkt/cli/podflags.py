@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from rkt.cli import lifeflags, pullflags
-from rkt.cli.flags import FALSE, TRUE, Flag, invalid
+from rkt.cli.flags import FALSE, TRUE, Flag, check_text, invalid
 from rkt.cli.nameflags import NAME_FLAGS, hostname
 from rkt.cli.nameflags import read as name_service
 from rkt.errors import NetworkError, RktError, UsageError
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 HOST, NONE = "host", "none"
 _OLD_NET = {"true": "default", "false": HOST}
 _ONCE = ("signature", "exec", "seccomp")
+_TEXTS = (
+    "annotation", "exec", "group", "health-cmd", "user", "user-annotation", "user-label",
+    "working-dir",
+)  # fmt: skip
+"""What goes into a manifest as it is: others have a grammar of their own."""
 STAGE1_KINDS = {
     "url": "URL of an image to use as stage1",
     "path": "path of an image to use as stage1",
@@ -157,6 +162,9 @@ def app_request(app: AppWords) -> AppRequest:
 
 def _app_flags(app: AppWords) -> dict[str, list[str]]:
     """Give an app's flags under their present names; raises UsageError for what is no good."""
+    for name in _TEXTS:
+        for value in app.flags.get(name, ()):
+            check_text(name, value)
     flags = dict(app.flags)
     for old, new in (("cap-retain", "caps-retain"), ("cap-remove", "caps-remove")):
         if old in flags:

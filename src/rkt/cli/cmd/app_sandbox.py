@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from rkt.cli import lifeflags
-from rkt.cli.flags import Command, Flag, invalid
+from rkt.cli.flags import Command, Flag, check_text, invalid
 from rkt.cli.nameflags import NAME_FLAGS, hostname
 from rkt.cli.nameflags import read as name_service
 from rkt.cli.podapp import exit_code
@@ -110,5 +110,6 @@ def _pairs(args: Parsed, name: str) -> dict[str, str]:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise invalid(name, text, "must be specified as key=value")
+        check_text(name, text)
         pairs[key] = value
     return pairs
