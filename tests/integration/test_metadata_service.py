@@ -568,6 +568,7 @@ def test_the_old_address_is_the_pods_own_affair(rkt: RktContext, service: Servic
 def test_registration_on_request(rkt: RktContext, service: Service) -> None:
     image = AciBuilder("example.com/asks", exec=("/bin/sh", "-c", "echo url=$AC_METADATA_URL"))
     path = image.busybox().build(rkt.files).path
+    assert rkt.rkt(OPEN, "run", "--mds-register=auto", path).stdout.startswith("url=http://")
     for flag in ("--mds-register=false", "--register-mds=false", "--net=none"):
         assert rkt.rkt(OPEN, "run", flag, path).stdout == "url=\n"
     assert rkt.rkt(OPEN, "run", "--register-mds", path).stdout.startswith("url=http://127.0.0.1:")

@@ -129,6 +129,8 @@ MISTAKES = [
      'invalid value in --port flag "x:0": "0" is not a valid port number'),
     (["--net=host", "--port=x:80", "IMAGE"], "--port flag does not work with 'host' networking"),
     (["--net=none", "--port=x:80", "IMAGE"], "--port flag does not work with 'none' networking"),
+    (["--mds-register=maybe", "IMAGE"], ('invalid argument "maybe" for --mds-register=maybe: '
+     "must be true or false, or auto")),
     (["--net=none", "--mds-register", "IMAGE"],
      ("--mds-register flag does not work with --net=none."
      " Please use 'host', 'default' or an equivalent network")),

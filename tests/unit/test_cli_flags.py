@@ -19,6 +19,7 @@ RUN = Command(
         Flag("set-env", "", kind="each"),
         Flag("dns", "", kind="list"),
         Flag("interactive", "", kind="bool"),
+        Flag("register", "", kind="bool", default="auto"),
         Flag("net", "", default="host", bare="default"),
     ),
     images=True,
@@ -90,6 +91,8 @@ def test_values_defaults_and_bare_flags() -> None:
     assert parsed.string("dir") == "/x"
     assert parse(RUN, ["i"], GLOBAL).string("net") == "host"
     assert not parse(RUN, ["i", "--interactive=false"], GLOBAL).flag("interactive")
+    for words, value in (([], "auto"), (["--register"], "true"), (["--register=auto"], "auto")):
+        assert parse(RUN, ["i", *words], GLOBAL).string("register") == value
 
 
 def test_words_after_the_first_one_are_left_alone_when_asked() -> None:

@@ -27,10 +27,10 @@ class HelpAsked(Exception):
 class Flag:
     """One flag: its name, what it takes and where its value goes.
 
-    `kind` is `bool`, `string`, `value` (a string that help does not quote, such as a duration),
-    `list` (repeatable, split at commas) or `each` (repeatable, whole values).  `bare` is the value
-    of a flag that is given without one.  An `app` flag belongs to the image before it; `both`
-    allows it before any image too.
+    `kind` is `bool` (its default may be a third value), `string`, `value` (a string that help does
+    not quote, such as a duration), `list` (repeatable, split at commas) or `each` (repeatable,
+    whole values).  `bare` is the value of a flag that is given without one.  An `app` flag belongs
+    to the image before it; `both` allows it before any image too.
     """
 
     __slots__ = ("app", "bare", "both", "default", "help", "hidden", "kind", "name", "short", "use")
@@ -268,8 +268,9 @@ def _read_flag(word: str, words: Iterator[str], flags: Sequence[Flag]) -> tuple[
         if following is None:
             raise UsageError(f"flag needs an argument: {name}")
         value = following
-    if flag.kind == "bool" and value not in TRUE and value not in FALSE:
-        raise invalid(flag.name, value, "must be true or false")
+    if flag.kind == "bool" and value not in (*TRUE, *FALSE, flag.default):
+        others = "" if flag.default in FALSE or flag.default in TRUE else f", or {flag.default}"
+        raise invalid(flag.name, value, f"must be true or false{others}")
     if flag.name == "help" and value in TRUE:
         raise HelpAsked
     return flag, value

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rkt.stage0.prepare import Preparer
     from rkt.stage0.stage1image import Choice
 
-HOST, NONE = "host", "none"
+HOST, NONE, AUTO = "host", "none", "auto"
 _OLD_NET = {"true": "default", "false": HOST}
 _ONCE = ("signature", "exec", "seccomp")
 _TEXTS = (
@@ -99,8 +99,10 @@ START_FLAGS = (
     Flag("interactive", "run pod interactively. If true, only one image may be supplied",
          kind="bool"),
     Flag("ipc", 'whether to stay in the host IPC namespace: "auto", "private" or "parent"'),
-    Flag("mds-register", "register pod with metadata service", kind="bool", default="auto"),
-    Flag("register-mds", "register pod with metadata service", kind="bool", hidden=True),
+    Flag("mds-register", "register pod with metadata service: true, false, or auto: if it answers",
+         kind="bool", default=AUTO),
+    Flag("register-mds", "register pod with metadata service", kind="bool", default=AUTO,
+         hidden=True),
     Flag("net", "configure the pod's networking: host, none, default, default-restricted, all, or "
          "names of networks with arguments: 'NAME[:ARG=VALUE;...],...'", kind="each",
          default="host", bare="default"),
@@ -269,13 +271,14 @@ def networks(args: Parsed) -> str:
 def register(args: Parsed, net: str) -> bool | None:
     """Say whether the pod is to be registered: yes, no, or None: if the service is there."""
     for name in ("mds-register", "register-mds"):
-        if args.given(name) and not args.flag(name):
+        if not args.given(name) or args.string(name) == AUTO:
+            continue
+        if not args.flag(name):
             return False
-        if args.given(name) and net == NONE:
+        if net == NONE:
             raise RktError("--mds-register flag does not work with --net=none. Please use 'host', "
                            "'default' or an equivalent network")  # fmt: skip
-        if args.given(name):
-            return True
+        return True
     return False if net == NONE else None
 
 

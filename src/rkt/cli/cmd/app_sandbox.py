@@ -33,7 +33,8 @@ it is ready: see --detach, or --uuid-file-save and "rkt status --wait-ready"."""
              kind="each"),
         Flag("hostname", "pod's hostname. If empty, it will be \"rkt-$PODUUID\""),
         *NAME_FLAGS,
-        Flag("mds-register", "register pod with metadata service", kind="bool", default="auto"),
+        Flag("mds-register", "register pod with metadata service: true, false, or auto: if it "
+             "answers", kind="bool", default="auto"),
         Flag("net", "configure the pod's networking: host, none, default, default-restricted, all, "
              "or names of networks with arguments: 'NAME[:ARG=VALUE;...],...'", kind="each",
              default="host"),
