@@ -349,7 +349,9 @@ def test_a_damaged_installed_image_is_no_obstacle(rkt: RktContext) -> None:
     (["--stage1-from-dir=../x.aci"],
      '"../x.aci": --stage1-from-dir takes a file name without directories'),
     (["--stage1-from-dir=missing.aci"], '/missing.aci" does not exist'),
-    (["--stage1-hash=sha512-0123456789abcdef"], "no image IDs found"),
+    (["--stage1-hash=sha512-0123456789abcdef"],
+     'cannot resolve stage1 image ID "sha512-0123456789abcdef": no image IDs found\n'),
+    (["--stage1-hash=x"], 'cannot resolve stage1 image ID "x": wrong key prefix\n'),
     (["--stage1-path=/missing.aci"], "/missing.aci"),
 ])  # fmt: skip
 @pytest.mark.parametrize("command", ["run", "prepare", "app sandbox"])

@@ -103,7 +103,7 @@ def _check(manifest: ImageManifest) -> None:
 
 def _find(store: Store, finder: Finder, choice: Choice, places: Places) -> ImageRecord:
     if choice.kind == "hash":
-        return finder.require_trusted(store.get(store.resolve(choice.value)))
+        return finder.require_trusted(_by_id(store, choice.value))
     if choice.kind == "configured":
         named = _named(store, choice.named, places) if choice.named else None
         return named or _configured(store, finder, choice.value, places)
@@ -117,6 +117,13 @@ def _find(store: Store, finder: Finder, choice: Choice, places: Places) -> Image
     if choice.kind == "from-dir":
         return _from_dir(store, choice.value, places)
     return _default(store, places)
+
+
+def _by_id(store: Store, text: str) -> ImageRecord:
+    try:
+        return store.get(store.resolve(text))
+    except (NotFound, AmbiguousName) as err:
+        raise type(err)(f'cannot resolve stage1 image ID "{text}"', hint=err.hint) from err
 
 
 def _address(choice: Choice) -> str:
