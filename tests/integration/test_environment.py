@@ -263,8 +263,10 @@ def test_handlers(rkt: RktContext, runtime: str) -> None:
 @pytest.mark.parametrize(
     ("name", "command", "status", "text"),
     [
-        ("pre-start", ["/nosuch"], 254, ('app "app": error looking up "/nosuch": no such file or '
-         "directory")),
+        ("pre-start", ["/nosuch"], 254, ('app "app": pre-start handler: error looking up '
+         '"/nosuch": no such file or directory')),
+        ("post-stop", ["/etc/orphan"], 254, ('app "app": post-stop handler: "/etc/orphan": its '
+         'interpreter "/bin/nosuch" is not in the image')),
         ("pre-start", ["/bin/sh", "-c", "exit 9"], 9, ('app "app" pre-start handler exited with '
          "status 9")),
         ("pre-start", ["/bin/sh", "-c", "kill -9 $$"], 137, ('app "app" pre-start handler was '
@@ -280,9 +282,10 @@ def test_handlers_that_fail(
 ) -> None:
     image = builder(eventHandlers=[{"name": name, "exec": command}])
     image.file("etc/script", "no interpreter\n", mode=0o755)
+    image.file("etc/orphan", "#!/bin/nosuch\n", mode=0o755)
     result = sh(rkt, "echo ran", aci=image, status=status)
     assert said(result)[-1] == f"rkt: {text}"
-    assert result.stdout == ("ran\n" if name == "post-stop" else "")
+    assert result.stdout == ("ran\n" if status == 0 else "")
 
 
 # The program

@@ -115,10 +115,11 @@ def _plan(pod: Pod, app: manifest.App, fills: list[volumes.Fill] | None) -> spec
         plan.env = environment.as_list(env)
         plan.cwd = app.cwd
         plan.args = _command(root, app.exec, plan, env["PATH"], app.image_name)
-        plan.handlers = {
-            name: _command(root, command, plan, env["PATH"], app.image_name)
-            for name, command in app.handlers.items()
-        }
+        for name, command in app.handlers.items():
+            try:
+                plan.handlers[name] = _command(root, command, plan, env["PATH"], app.image_name)
+            except RktError as err:  # else it would seem to be the app's own program
+                raise RktError(f"{name} handler: {err.message}", hint=err.hint) from err.__cause__
         if pod.sockets:
             plan.sockets = pod.sockets.of_app(app, pod.manifest)
             if plan.sockets and pod.listens:
