@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from rkt.cli.table import Entry
 
 
+_KEPT_OUT = 'only root and members of the group "rkt" may do this, some of it root alone'
+
+
 def main(argv: Sequence[str], *, lib_dir: str = const.LIB_DIR) -> int:
     """Run one command line and give its exit code.  Nothing raised by a command gets past here.
 
@@ -194,8 +197,27 @@ def _run(module: ModuleType, entry: Entry, parsed: Parsed, lib_dir: str) -> int:
     if entry.root and os.geteuid() != 0:
         raise errors.RktError("cannot run as unprivileged user")
     _unwind_when_asked_to_end()
-    status: int = module.run(context, parsed)
+    try:
+        status: int = module.run(context, parsed)
+    except errors.RktError as err:
+        if _is_kept_out(err, context.data_dir):
+            err.hint = err.hint or _KEPT_OUT
+        raise
+    except PermissionError as err:
+        if not _is_kept_out(err, context.data_dir):
+            raise
+        failure = errors.KernelError("cannot open", err, str(err.filename))
+        failure.hint = _KEPT_OUT
+        raise failure from err
     return status
+
+
+def _is_kept_out(err: BaseException | None, data_dir: str) -> bool:
+    """Say whether a failure is that an ordinary user may not go into the data directory."""
+    while err is not None and not isinstance(err, PermissionError):
+        err = err.__cause__
+    inside = err is not None and f"{err.filename}/".startswith(f"{data_dir}/")
+    return inside and os.geteuid() != 0
 
 
 def _split(argv: list[str]) -> tuple[list[str], str | None, list[str]]:

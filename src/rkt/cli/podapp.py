@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from rkt.cli.flags import Flag
 from rkt.cli.uuids import find_pod
-from rkt.errors import RktError
+from rkt.errors import KernelError, RktError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,3 +53,7 @@ def exit_code(code: int) -> Iterator[None]:
     except RktError as err:
         err.exit_code = code
         raise
+    except PermissionError as err:
+        failure = KernelError("cannot open", err, str(err.filename))
+        failure.exit_code = code
+        raise failure from err
