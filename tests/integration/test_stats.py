@@ -65,6 +65,19 @@ def test_a_network_of_its_own_is_counted(rkt: RktContext) -> None:
     process.wait(30)
 
 
+def test_a_limit_of_all_apps_is_that_of_the_pod(rkt: RktContext) -> None:
+    process, uuid = worker(rkt, "--memory=64Mi")
+    table = rkt.rkt("stats", "--no-legend", uuid).stdout
+    (pod,) = json.loads(rkt.rkt("stats", "--format=json", uuid).stdout)
+    (app,) = pod["apps"]
+    if app["memory_limit"] is None:
+        pytest.skip("the host does not count memory")
+    assert app["memory_limit"] == pod["memory_limit"] == 64 << 20
+    assert re.split("\t+", table)[5] == "64MiB"
+    process.send_signal(signal.SIGTERM)
+    process.wait(30)
+
+
 def test_on_a_terminal_until_interrupted(rkt: RktContext) -> None:
     process, uuid = worker(rkt)
     screen = rkt.terminal("stats", "--interval=50ms")

@@ -175,6 +175,7 @@ def _document(stats: PodStats, share: float | None) -> dict[str, object]:
         document["pod_name"] = stats.name
     document["cpu_percent"] = None if share is None else round(share, 2)
     document.update(_usage(stats.usage))
+    document["memory_limit"] = _limit(stats)
     document["network_received"] = stats.received
     document["network_sent"] = stats.sent
     document["apps"] = [{"name": app.name, **_usage(app.usage)} for app in stats.apps]
