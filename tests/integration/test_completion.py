@@ -30,7 +30,28 @@ CASES = [
     ("rkt list --format=json-", "rkt list --format=json-pretty"),
     ("rkt --insecure-options=ond", "rkt --insecure-options=ondisk"),
     ("rkt cat-manifest 0123", f"rkt cat-manifest {UUID}"),
-    ("rkt export --app=on", "rkt export --app=on"),  # no pod given yet: nothing to say
+    ("rkt export --app=on", "rkt export --app=one"),  # of any pod: none is given yet
+    ("rkt enter --app=on", "rkt enter --app=on"),  # it does not run
+    (f"rkt export {UUID} --app=on", f"rkt export {UUID} --app=one"),
+    ("rkt stat 0123", "rkt stat 0123"),  # stats or status?
+    ("rkt im li --full --ord", "rkt im li --full --order="),
+    ("rkt image list --fields=id,veri", "rkt image list --fields=id,verified"),
+    ("rkt image list --sort=lastu", "rkt image list --sort=lastused"),
+    (
+        "rkt run x.com/a --caps-retain=CAP_KILL,CAP_SYS_TI",
+        "rkt run x.com/a --caps-retain=CAP_KILL,CAP_SYS_TIME",
+    ),
+    ("rkt --insecure-options=image,sec", "rkt --insecure-options=image,seccomp"),
+    (
+        "rkt run x.com/a -- ./some- --- --set-env-file=./some-",
+        "rkt run x.com/a -- ./some- --- --set-env-file=./some-key.asc",
+    ),
+    ("rkt run a -- b --- --interac", "rkt run a -- b --- --interactive"),
+    ("rkt enter 0123 ls --deb", "rkt enter 0123 ls --deb"),  # a flag of ls
+    ("rkt app rm 0123", f"rkt app rm {UUID}"),
+    ("rkt attach --mode=stdin,std", "rkt attach --mode=stdin,std"),
+    ("rkt run --mds-register=au", "rkt run --mds-register=auto"),
+    ("rkt logs --stream=stdo", "rkt logs --stream=stdout"),
     (f"rkt status {UUID} --form", f"rkt status {UUID} --format="),
     ("rkt help image ex", "rkt help image ex"),
     ("rkt completion fi", "rkt completion fish"),
@@ -211,3 +232,19 @@ def test_every_flag_and_command_is_offered(home: Path) -> None:
         candidates([*parts, ""], dirs)
         candidates([*parts, UUID, "--app=", ""], dirs)
     assert ("one", "") in candidates(["export", UUID, "--app", ""], dirs)
+
+
+def test_values_offered_are_those_that_are_accepted() -> None:
+    from rkt.cli import context
+    from rkt.cli.cmd import attach, events, image_list
+    from rkt.cli.complete import candidates
+
+    def offered(*words: str) -> set[str]:
+        return {text.removeprefix(words[-1]) for text, _ in candidates(words, {})}
+
+    assert offered("image", "list", "--fields=") == set(image_list._FIELDS)
+    assert offered("image", "list", "--sort=") == set(image_list._SORT)
+    assert offered("events", "--filter=") == {f"{key}=" for key in events._KEYS}
+    assert offered("attach", "--mode=") == {"auto", "list", *attach._STREAMS, *attach._TERMINAL}
+    (insecure,) = [flag for flag in context.GLOBAL_FLAGS if flag.name == "insecure-options"]
+    assert offered("--insecure-options=") == set(re.findall(r'"([a-z-]+)"', insecure.help))

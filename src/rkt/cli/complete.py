@@ -28,38 +28,55 @@ _INSECURE = (
     "none", "image", "tls", "ondisk", "http", "pubkey", "capabilities", "paths", "seccomp",
     "all-fetch", "all-run", "all",
 )  # fmt: skip
+_FIELDS = (
+    "id", "name", "key", "appname", "importtime", "latest", "size", "lastused", "verified",
+)  # fmt: skip
+_NETWORKS = ("default", "default-restricted", "host", "none", "all")
 _STREAMS = ("null", "log", "stream", "tty")
 _VALUES: dict[str, tuple[str, ...]] = {
     "compression": ("gzip", "zstd", "xz", "bzip2", "none"),
-    "fields": ("id", "name", "key", "appname", "importtime", "latest", "size", "lastused"),
+    "fields": _FIELDS,
+    "filter": ("type=", "event=", "pod=", "app=", "image="),
     "format": ("json", "json-pretty"),
     "insecure-options": _INSECURE,
     "ipc": ("auto", "private", "parent"),
-    "net": ("default", "default-restricted", "host", "none"),
+    "mds-register": ("true", "false", "auto"),
+    "mode": ("auto", "list", "stdin", "stdout", "stderr", "tty", "tty-in", "tty-out"),
+    "net": _NETWORKS,
     "order": ("asc", "desc"),
+    "private-net": _NETWORKS,
     "pull-policy": _PULL,
+    "readonly-rootfs": ("true", "false"),
     "restart": ("no", "on-failure", "always"),
     "stderr": _STREAMS,
+    "sort": ("importtime", "name", "appname", "lastused", "size"),
     "stdin": ("null", "stream", "tty"),
     "stdout": _STREAMS,
+    "stream": ("stdout", "stderr"),
+    "tail": ("all",),
+    "wait": ("true", "false"),
+    "wait-ready": ("true", "false"),
     "dir": (DIRS,),
     "local-config": (DIRS,),
     "system-config": (DIRS,),
     "user-config": (DIRS,),
     "state-dir": (DIRS,),
     "pod-manifest": (FILES,),
+    "set-env-file": (FILES,),
     "signature": (FILES,),
     "stage1-path": (FILES,),
     "uuid-file": (FILES,),
     "uuid-file-save": (FILES,),
 }
+_LISTS = ("caps-remove", "caps-retain", "insecure-options", "mode", "net", "private-net")
+"""Flags that take several values in one word, though they are not declared as lists."""
 
 # Which pods a command is for, by their state; empty: any.
 _PODS: dict[str, tuple[str, ...]] = {
     "app add": ("running",),
     "app exec": ("running",),
     "app list": (),
-    "app rm": ("running",),
+    "app rm": ("running", "exited", "exited garbage"),
     "app start": ("running",),
     "app status": (),
     "app stop": ("running",),
@@ -121,6 +138,8 @@ class _Line:
         if self.waiting is not None:
             self.values[self.waiting.name] = word
             self.waiting = None
+        elif self.is_over and word == "---" and self.command and self.command.images:
+            self.is_over = False  # another image may follow
         elif self.is_over:
             self.words.append(word)
         elif word == "--":
@@ -136,8 +155,14 @@ class _Line:
             self._name(word)
         else:
             self.words.append(word)
+            # What follows the UUID is the command line of another program.
+            self.is_over = not (self.command.interspersed or self.command.images)
 
     def _name(self, word: str) -> None:
+        known = [name for name, _ in _commands(self.name)]
+        if word not in known:  # an abbreviation, if it is one
+            meant = [name for name in known if name.startswith(word)]
+            word = meant[0] if len(meant) == 1 else word
         self.name = f"{self.name} {word}".strip()
         if self.name in COMMANDS:
             self.command = command(self.name)
@@ -190,13 +215,18 @@ def _flags(line: _Line) -> Iterator[Candidate]:
 
 def _values(line: _Line, flag: Flag, before: str, word: str) -> Iterator[Candidate]:
     """Give values of a flag; `before` is what of the word belongs to the flag itself."""
+    values: Sequence[str]
     if flag.kind == "bool":
-        values: tuple[str, ...] = ("true", "false")
+        values = _VALUES.get(flag.name, ("true", "false"))
     elif flag.name == "app":
         values = tuple(_apps(line))
+    elif flag.name == "stage1-hash":
+        values = tuple(key for key, _ in _images(line) if key.startswith("sha512-"))
+    elif flag.name in ("caps-retain", "caps-remove"):
+        from rkt.linux.caps import NAMES as values
     else:
         values = _VALUES.get(flag.name, ())
-    if flag.kind == "list" and "," in word:  # the next one of several
+    if (flag.kind == "list" or flag.name in _LISTS) and "," in word:  # the next one of several
         before = word.rpartition(",")[0] + ","
     for value in values:
         yield (value if value in (FILES, DIRS) else before + value), ""
@@ -217,7 +247,7 @@ def _arguments(line: _Line) -> Iterator[Candidate]:
     if name in _ALSO_FILES or (name in ("export", "image export") and line.words):
         yield FILES, ""
     if name == "image build" or (name in ("image extract", "image render") and line.words):
-        yield DIRS, ""
+        yield (FILES if name == "image build" and line.words else DIRS), ""
 
 
 def _data_dir(line: _Line) -> str:
@@ -246,22 +276,38 @@ def _pods(line: _Line) -> Iterator[Candidate]:
             about = f"{state}: {apps}"
             if pod.uuid not in line.words:
                 yield pod.uuid, about
-            if name:
+            if name and name not in line.words:
                 yield name, about
     except (RktError, OSError):
         return  # not allowed to look
 
 
 def _apps(line: _Line) -> list[str]:
+    """Give the names of a pod's apps; before a pod is named those of all that are meant."""
     from rkt.pod import lifecycle, view
 
     if not line.words:
-        return []
+        return sorted(set(_apps_of_all(line)))
     try:
         with lifecycle.find(_data_dir(line), line.words[0]) as pod:
             return view.app_names(pod)
     except (RktError, OSError):
         return []
+
+
+def _apps_of_all(line: _Line) -> Iterator[str]:
+    from rkt.pod import lifecycle, view
+
+    wanted = _PODS.get(line.name, ())
+    try:
+        for pod in lifecycle.every(_data_dir(line)):
+            try:
+                if not wanted or pod.state() in wanted:
+                    yield from view.app_names(pod)
+            except (RktError, OSError):
+                continue
+    except (RktError, OSError):
+        return
 
 
 def _images(line: _Line) -> Iterator[Candidate]:
