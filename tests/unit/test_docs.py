@@ -23,9 +23,15 @@ def _document(verb: str) -> str:
 @pytest.mark.parametrize("verb", sorted(COMMANDS.keys() - UNDOCUMENTED))
 def test_every_flag_is_documented_and_no_other(verb: str) -> None:
     command = import_module(f"rkt.cli.cmd.{COMMANDS[verb].module}").COMMAND
-    shown = {flag.name for flag in command.flags if not flag.hidden and not flag.use}
-    listed = re.findall(r"^\| `--([a-z0-9-]+)", _document(verb), re.MULTILINE)
-    assert sorted(listed) == sorted(shown)
+    shown = {
+        flag.name: (flag.short, flag.default)
+        for flag in command.flags
+        if not flag.hidden and not flag.use
+    }
+    row = re.compile(r"^\| `--([a-z0-9-]+)`(?:, `-(.)`)? \| (?:`(.*?)`)? *\|", re.MULTILINE)
+    listed = {match[1]: (match[2] or "", match[3] or "") for match in row.finditer(_document(verb))}
+    assert listed == shown
+    assert len(row.findall(_document(verb))) == len(listed)
 
 
 def test_every_document_is_of_a_command() -> None:
