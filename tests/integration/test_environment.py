@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import resource
@@ -286,6 +287,30 @@ def test_handlers_that_fail(
     result = sh(rkt, "echo ran", aci=image, status=status)
     assert said(result)[-1] == f"rkt: {text}"
     assert result.stdout == ("ran\n" if status == 0 else "")
+
+
+# The locale of the caller
+
+
+def test_text_is_utf8_whatever_the_locale(rkt: RktContext) -> None:
+    name = "de_DE.ISO-8859-1"
+    made = rkt.run(["localedef", "-i", "de_DE", "-f", "ISO-8859-1", f"{rkt.files}/{name}"])
+    if made.status != 0:
+        pytest.skip(f"no such locale can be made: {made.stderr}")
+    rkt.env.update(LOCPATH=rkt.files, LC_ALL=name, TEXT="für 3 €")
+    path = builder().build(rkt.files).path
+    flags = ("--environment=A=für 3 €", "--user-annotation=a=für 3 €")
+    rkt.rkt(OPEN, "fetch", path)
+    result = rkt.rkt(
+        OPEN, "run", "--inherit-env", path, *flags, "--", 'echo "$TEXT, $A, $1"', "sh", "für 3 €"
+    )
+    assert result.stdout == "für 3 €, für 3 €, für 3 €\n"
+    (pod,) = json.loads(rkt.rkt("list", "--format=json").stdout)
+    assert pod["apps"][0]["user_annotations"] == {"a": "für 3 €"}
+    assert '"für 3 €"' in rkt.rkt("cat-manifest", pod["name"]).stdout
+    assert rkt.rkt("status", "für 3 €", status=254).stderr == (
+        'rkt: problem retrieving pod: no matches found for "für 3 €"\n'
+    )
 
 
 # The program

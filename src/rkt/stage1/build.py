@@ -94,10 +94,10 @@ _DIRECTORIES = (
     "dev", "dev/shm", "etc", "opt", "opt/stage2", "proc", "rkt", "rkt/env", "rkt/pids",
     "rkt/status", "sys", "tmp", "usr", "usr/bin", "usr/lib", "usr/libexec", _LIB, "var",
 )  # fmt: skip
-# -B: it may run from the tree store, which nobody may write to.
+# -B: it may run from the tree store, which nobody may write to.  -X utf8: as rkt itself.
 # A threshold that start-up does not reach: the collector would cost 2 ms and find nothing.
 _LAUNCHER = """\
-#!{python} -ISB
+#!{python} -ISBXutf8
 import gc, sys; gc.set_threshold(100_000); \
 sys.path.insert(0, __file__.rpartition("/")[0] + "/{lib}"); \
 import rkt.stage1.{module} as program; from rkt.stage1 import launch; \
