@@ -292,6 +292,13 @@ def test_handlers_that_fail(
 # The locale of the caller
 
 
+def test_what_python_adds_to_the_environment_is_not_inherited(rkt: RktContext) -> None:
+    path = builder().build(rkt.files).path
+    for env, wanted in (({}, ""), ({"LC_CTYPE": "C.UTF-8"}, "LC_CTYPE=C.UTF-8\n")):
+        words = ("--inherit-env", path, "--", "env | grep ^LC_; true")
+        assert rkt.rkt(OPEN, "run", *words, env={"LANG": "C", **env}).stdout == wanted
+
+
 def test_text_is_utf8_whatever_the_locale(rkt: RktContext) -> None:
     name = "de_DE.ISO-8859-1"
     made = rkt.run(["localedef", "-i", "de_DE", "-f", "ISO-8859-1", f"{rkt.files}/{name}"])

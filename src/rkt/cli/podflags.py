@@ -250,7 +250,11 @@ def _inherited_env(context: Context, args: Parsed) -> dict[str, str]:
     """Give the caller's environment if it is asked for, without what is meant for rkt's PID."""
     if not args.flag("inherit-env"):
         return {}
-    return {name: value for name, value in context.env.items() if name not in listening.VARIABLES}
+    left_out = set(listening.VARIABLES)
+    with open("/proc/self/environ", "rb") as file:
+        if b"\0LC_CTYPE=" not in b"\0" + file.read():
+            left_out.add("LC_CTYPE")  # Python's own, under the locale C (PEP 538)
+    return {name: value for name, value in context.env.items() if name not in left_out}
 
 
 def networks(args: Parsed) -> str:
