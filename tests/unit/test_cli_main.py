@@ -92,6 +92,18 @@ def test_help_of_a_command(args: list[str], rkt: Rkt) -> None:
     assert out.startswith("NAME:\n\tlist - List pods\n")
 
 
+@pytest.mark.parametrize("args", [["--dir=data", "list"], ["fetch", "./x.aci"]])
+def test_a_current_directory_that_is_gone(
+    args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rkt: Rkt
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    text = "rkt: the current directory does not exist any more: No such file or directory\n"
+    assert rkt(*args) == (254, "", text)
+
+
 @pytest.mark.parametrize(
     ("args", "text"),
     [

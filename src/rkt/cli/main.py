@@ -47,7 +47,7 @@ def main(argv: Sequence[str], *, lib_dir: str = const.LIB_DIR) -> int:
         return errors.EXIT_FAILURE
     except OSError as err:
         # A file or the kernel said no where the code had nothing better to say.
-        _report(err)
+        _report(_of_no_directory(err))
     except Exception as err:  # noqa: BLE001 - our bug: no traceback unless asked for
         log.info(errors.internal(err))
         if log.is_debug():
@@ -90,6 +90,16 @@ def _have_streams() -> None:
         sys.stdout = os.fdopen(1, "w", closefd=False)
     if sys.stderr is None:
         sys.stderr = os.fdopen(2, "w", closefd=False)
+
+
+def _of_no_directory(err: OSError) -> Exception:
+    """Name what is missing where no path can be made absolute."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        if err.filename is None:
+            return errors.KernelError("the current directory does not exist any more", err)
+    return err
 
 
 def _report(err: BaseException) -> None:
