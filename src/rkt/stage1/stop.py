@@ -6,7 +6,7 @@ import os
 import time
 
 from rkt.errors import PodStateError, UsageError
-from rkt.linux import lock, sig
+from rkt.linux import sig
 from rkt.stage1 import contract, launch
 from rkt.stage1.host import identity
 
@@ -41,6 +41,13 @@ def _supervision(pod_dir: str) -> identity.State:
 
     Raises PodStateError if it has ended.
     """
+    state = identity.read(pod_dir)
+    return _wait_for_supervision(pod_dir) if state is None else state
+
+
+def _wait_for_supervision(pod_dir: str) -> identity.State:
+    from rkt.linux import lock
+
     pod = lock.open_dir(pod_dir)
     try:
         while True:
