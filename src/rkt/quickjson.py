@@ -74,14 +74,17 @@ def scan(text: str, scanner: Scanner = _floats) -> Any:
 
 
 def loads(data: bytes | str) -> Any:
-    """Read one JSON value, as `json.loads` does.  Raises ValueError."""
+    """Read one JSON value, as `json.loads` does.  Raises ValueError, also if it is too deep."""
     try:
         return scan(data if isinstance(data, str) else data.decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError):
         pass
     import json
 
-    return json.loads(data)
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("document is nested too deeply") from None
 
 
 def dumps(value: object, *, compact: bool = False) -> str:

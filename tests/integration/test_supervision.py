@@ -428,6 +428,9 @@ def test_health_flags_refused(rkt: RktContext, image: str) -> None:
     assert "rkt: --health-interval is of no use without --health-cmd\n" in result.stderr
     result = rkt.rkt(OPEN, "run", image, "--health-cmd=[1]", status=254)
     assert "for --health-cmd=[1]: must be an array of words\n" in result.stderr
+    result = rkt.rkt(OPEN, "run", image, f"--health-cmd={'[' * 100_000}", status=254)
+    text = ": begins like a JSON array but is none: document is nested too deeply\n"
+    assert result.stderr.endswith(text)
 
 
 # Why did it die?

@@ -43,13 +43,19 @@ def test_values_are_written_and_read_alike(value: object) -> None:
         b"NaN", b"[Infinity, -Infinity]", b"1e999", b"-0", b"0.10", b"1" * 5000,
         b"\xff", b'"\xed\xa0\x80"', b'"\\ud800"', b"\xef\xbb\xbf[1]", b"\x0b1", "1\u00a0".encode(),
         '{"a": 1}'.encode("utf-16"), '["a"]'.encode("utf-16-le"), "[1]".encode("utf-32-be"),
-        b'{"a": 1, "a": 2}', b" \t\r\n[1]\n ", b"[" * 100_000,
+        b'{"a": 1, "a": 2}', b" \t\r\n[1]\n ",
     ],
 )  # fmt: skip
 def test_odd_documents_are_taken_and_refused_alike(data: bytes) -> None:
     assert outcome(quickjson.loads, data) == outcome(json.loads, data)
     text = data.decode("utf-8", "replace")
     assert outcome(quickjson.loads, text) == outcome(json.loads, text)
+
+
+def test_a_document_too_deep_is_refused_like_any_other() -> None:
+    for data in (b"[" * 100_000, b'{"a":' * 100_000, "[" * 100_000):
+        with pytest.raises(ValueError, match="nested too deeply"):
+            quickjson.loads(data)
 
 
 def test_a_broken_document_is_refused_with_its_place() -> None:

@@ -5,7 +5,7 @@ They travel to the pod's supervisor as annotations of the pod manifest.
 
 from __future__ import annotations
 
-from rkt import const
+from rkt import const, quickjson
 from rkt.cli import duration
 from rkt.cli.flags import Flag, converted, invalid, whole_number
 from rkt.errors import RktError, SchemaError, UsageError
@@ -108,14 +108,12 @@ def _size(text: str) -> str:
 
 
 def _command(text: str) -> str:
-    import json
-
     if not text.startswith("["):
         if not text.strip():
             raise invalid("health-cmd", text, "must not be empty")
-        return json.dumps(["/bin/sh", "-c", text])
+        return quickjson.dumps(["/bin/sh", "-c", text])
     try:
-        words = json.loads(text)
+        words = quickjson.loads(text)
     except ValueError as err:
         raise invalid("health-cmd", text, "begins like a JSON array but is none") from err
     if not words or not all(isinstance(word, str) and "\0" not in word for word in words):
