@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import pytest
 
 import rkt_testkit
 from rkt_testkit.acibuilder import AciBuilder
+from rkt_testkit.damage import DAMAGES, copy, damage
 from rkt_testkit.probes import needs, rkt_binary
 
 if TYPE_CHECKING:
@@ -108,3 +110,83 @@ def test_each_file_of_a_pod_damaged(rkt: RktContext, kind: str) -> None:
         for fault in faults(uuid, one)
     ]
     assert not wrong, f"{len(wrong)} of {len(said)} answers:\n" + "\n".join(wrong)
+
+
+def started(rkt: RktContext, *flags: str) -> str:
+    """Start a pod that sleeps; gives its UUID."""
+    path = AciBuilder("example.com/app", exec=["/bin/sleep", "1000"]).busybox().build(rkt.files)
+    return rkt.rkt(OPEN, "run", "--detach", path.path, *flags).stdout.strip()
+
+
+def spoil(path: str, how: str) -> None:
+    """Damage a file; `deep` is JSON that no reader can follow to its end."""
+    if how == "deep":
+        with open(path, "wb") as file:
+            file.write(b"[" * 200_000)
+    else:
+        damage(path, how, outside="/etc")
+
+
+@pytest.mark.parametrize(
+    ("place", "commands"),
+    [
+        ("oci-state", ["enter", "attach", "stop"]),
+        ("bundle/app/config.json", ["enter"]),
+        ("stage1/rootfs/rkt/pids/app", ["enter"]),
+        ("stage1/rootfs/rkt/iottymux/app/endpoints", ["attach"]),
+    ],
+)
+def test_files_of_a_running_pod_damaged(rkt: RktContext, place: str, commands: list[str]) -> None:
+    """What stage1 reads for a command must not hang it, whatever lies there."""
+    uuid = started(rkt, "--stdin=stream")
+    argv = {
+        "enter": ["enter", uuid, "/bin/true"], "attach": ["attach", "--mode=list", uuid],
+        "stop": ["stop", uuid],
+    }  # fmt: skip
+    with open(f"{rkt.pod_dir(uuid)}/oci-state") as file:
+        supervisor = json.load(file)["supervisor"]
+    # Its overlays are mounted for the pod alone.
+    path = f"/proc/{supervisor}/root{rkt.pod_dir(uuid)}/{place}"
+    for how in (*DAMAGES, "deep"):
+        os.rename(path, f"{path}.kept")
+        shutil.copy(f"{path}.kept", path)
+        spoil(path, how)
+        for command in commands:
+            result = rkt.rkt(*argv[command], status=254, timeout=10)
+            errors = [line for line in result.stderr.splitlines() if line.startswith("rkt: ")]
+            assert len(errors) == (2 if command == "stop" else 1), (how, command, result.stderr)
+            assert "internal error" not in result.stderr, (how, command)
+            assert "root:" not in result.stdout + result.stderr, (how, command)
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path)
+        elif os.path.lexists(path):
+            os.unlink(path)
+        os.rename(f"{path}.kept", path)
+    rkt.rkt("stop", "--force", uuid)
+    rkt.rkt("status", "--wait", uuid)
+
+
+def test_files_of_a_killed_pod_damaged(rkt: RktContext) -> None:
+    """Of such a pod its stage1 removes what there is left."""
+    uuid = started(rkt)
+    target, template = rkt.pod_dir(uuid), f"{rkt.files}/template"
+    with open(f"{target}/oci-state") as file:
+        os.kill(json.load(file)["supervisor"], signal.SIGKILL)
+    rkt.rkt("status", "--wait", uuid)
+    shutil.copytree(target, template, symlinks=True, ignore=shutil.ignore_patterns("control"))
+    rkt.rkt("rm", uuid)
+    for place in ("oci-state", "subcgroup", "net/state.json"):
+        for how in (*DAMAGES, "deep"):
+            copy(template, target)
+            if place.startswith("net/"):
+                os.makedirs(f"{target}/net", exist_ok=True)
+                with open(f"{target}/{place}", "w") as file:
+                    file.write("{}")
+            spoil(f"{target}/{place}", how)
+            status = 254 if place.startswith("net/") and how != "missing" else 0
+            result = rkt.rkt("rm", uuid, status=status, timeout=10)
+            assert "internal error" not in result.stderr, (place, how)
+            if status:
+                assert "its networks are not released yet" in result.stderr, (place, how)
+                shutil.rmtree(rkt.pod_dir(uuid))
+            assert rkt.rkt("list", "--no-legend").stdout.strip() == "", (place, how)

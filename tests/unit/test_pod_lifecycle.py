@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
 
 import pytest
@@ -185,6 +186,28 @@ def test_files_of_a_pod_are_not_read_through_links(data: str) -> None:
         os.symlink("/etc/passwd", f"{pod.path}/pid")
         with pytest.raises(RktError, match='cannot read "pid": Too many levels of symbolic links'):
             pod.read("pid")
+
+
+def test_what_is_no_file_of_a_sensible_size_is_not_read(
+    data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(_fd: int, _count: int) -> bytes:
+        raise AssertionError("it was read")
+
+    with lifecycle.create(data) as pod:
+        os.mkfifo(f"{pod.path}/fifo")
+        os.mknod(f"{pod.path}/socket", 0o600 | stat.S_IFSOCK)
+        os.mkdir(f"{pod.path}/directory")
+        with open(f"{pod.path}/huge", "wb") as file:
+            file.truncate(1 << 40)
+        monkeypatch.setattr(os, "read", never)
+        for name, text in (
+            ("fifo", "not a regular file"), ("socket", "No such device or address"),
+            ("directory", "Is a directory"), ("huge", "File too large"),
+        ):  # fmt: skip
+            with pytest.raises(RktError, match=f'^pod "{pod.uuid}": cannot read "{name}": {text}$'):
+                pod.read(name)
+        assert pod.read("none") is None
 
 
 def test_lock_files_vanish_and_exclude(data: str) -> None:

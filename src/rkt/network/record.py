@@ -11,7 +11,7 @@ import os
 
 from rkt.const import NETWORKS
 from rkt.errors import NetworkError, SchemaError
-from rkt.linux import atomic
+from rkt.linux import atomic, regular
 from rkt.network.conf import Conf, parse
 
 TYPE_CHECKING = False
@@ -90,12 +90,11 @@ class Record:
 def load(pod_dir: str) -> Record | None:
     """Read the record of a pod; None if there is nothing to take away.  Raises SchemaError."""
     try:
-        with open(f"{pod_dir}/{STATE}", "rb") as file:
-            data = file.read(_LIMIT + 1)
+        data = regular.read(f"{pod_dir}/{STATE}", _LIMIT)
     except FileNotFoundError:
         return None
     try:
-        raw = json.loads(data[:_LIMIT])
+        raw = json.loads(data)
         record = Record(raw["uuid"], [str(item) for item in raw["path"]])
         record.rules = raw["rules"] is True
         for item in raw["networks"]:

@@ -11,7 +11,7 @@ import time
 
 from rkt.const import POD_NAMES
 from rkt.errors import AmbiguousName, LockedError, NotFound, PodStateError, RktError
-from rkt.linux import atomic, lock
+from rkt.linux import atomic, lock, regular
 from rkt.pod import state
 
 TYPE_CHECKING = False
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _MAX_FILE = 16 << 20
-_READ_CHUNK = 1 << 16
 _HOLD_ON = 0.008
 """Seconds for which a pod that somebody holds is asked again: another command may just move it."""
 _READERS = 5.0
@@ -121,24 +120,11 @@ class Pod:
         Raises PermissionError, and RktError for what is no readable file.
         """
         try:
-            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-            fd = os.open(name, flags, dir_fd=self.fd)
+            return regular.read(name, _MAX_FILE, dir_fd=self.fd)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as err:
             raise self._unreadable(name, err) from err
-        try:
-            data = os.read(fd, _READ_CHUNK)
-            while len(data) <= _MAX_FILE:
-                more = os.read(fd, _READ_CHUNK) if data else b""
-                if not more:
-                    return data
-                data += more
-        except OSError as err:
-            raise self._unreadable(name, err) from err
-        finally:
-            os.close(fd)
-        raise RktError(f'pod "{self.uuid}": file "{name}" is too large')
 
     def _unreadable(self, name: str, err: OSError) -> Exception:
         if isinstance(err, PermissionError):

@@ -83,6 +83,7 @@ _PACKAGES = {
         "lock",
         "mounts",
         "proc",
+        "regular",
         "selinux",
         "sig",
         "userns",

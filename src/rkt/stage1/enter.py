@@ -7,12 +7,13 @@ import stat
 
 from rkt import quickjson
 from rkt.errors import KernelError, NotFound, PodStateError, RktError, SchemaError, UsageError
-from rkt.linux import libc
+from rkt.linux import libc, regular
 from rkt.stage1 import contract, launch
 from rkt.stage1.app import manifest, rootfs
 from rkt.stage1.host import identity, runtime
 
 _FALLBACK_TERM = "vt100"
+_LONGEST = 64  # of a file with two numbers
 _NULL = os.makedev(1, 3)
 
 
@@ -92,11 +93,13 @@ def _config(pod_dir: str, app: str) -> dict[str, object]:
 
 
 def _app_pid(pod_dir: str, app: str) -> int:
+    path = f"{pod_dir}/stage1/rootfs/rkt/pids/{app}"
     try:
-        with open(f"{pod_dir}/stage1/rootfs/rkt/pids/{app}", encoding="ascii") as file:
-            pid, started = (int(word) for word in file.read().split())
+        pid, started = (int(word) for word in regular.read(path, _LONGEST).split())
     except (FileNotFoundError, ValueError):
         raise PodStateError(f'app "{app}" is not running') from None
+    except OSError as err:
+        raise KernelError(f'process of app "{app}": cannot read', err, path) from err
     os.close(identity.open_process(pid, started, f'app "{app}"'))
     return pid
 

@@ -7,9 +7,12 @@ import os
 from rkt import log
 from rkt.const import JOURNALS
 from rkt.errors import RktError, UsageError
+from rkt.linux import regular
 from rkt.stage1 import contract, launch
 from rkt.stage1.app import files
 from rkt.stage1.host import cgroup, identity, runtime
+
+_LONGEST = 1 << 12  # of the name of a cgroup
 
 
 def main(argv: list[str]) -> int:
@@ -48,10 +51,13 @@ def _main(argv: list[str]) -> int:
 
 def _recorded_cgroup(pod_dir: str, uuid: str) -> str:
     try:
-        with open(f"{pod_dir}/subcgroup", encoding="utf-8", errors="surrogateescape") as file:
-            path = file.read().rstrip("\n")
+        data = regular.read(f"{pod_dir}/subcgroup", _LONGEST)
     except FileNotFoundError:
         return ""
+    except OSError as err:
+        log.warning(f"cannot read the name of the pod's cgroup, left alone: {err.strerror}")
+        return ""
+    path = data.decode("utf-8", "surrogateescape").rstrip("\n")
     if not cgroup.is_pod_path(path, uuid):
         log.warning(f'cgroup "{path}" is not one of pod {uuid}, left alone')
         return ""

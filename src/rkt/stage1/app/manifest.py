@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from rkt import quickjson
 from rkt.errors import KernelError, NotFound, SchemaError
+from rkt.linux import regular
 
 _LIMIT = 16 << 20
 _CONVERTED = "appc.io/docker/"
@@ -169,17 +170,14 @@ def load(pod_dir: str, *, empty: bool = False) -> Pod:
     return Pod(raw, apps)
 
 
-def read_json(path: str, where: str) -> dict[str, object]:
-    """Read a JSON object from a file of bounded size."""
+def read_json(path: str, where: str, *, follow: bool = False) -> dict[str, object]:
+    """Read a JSON object from a file of bounded size, which a link leads to only with `follow`."""
     try:
-        with open(path, "rb") as file:
-            data = file.read(_LIMIT + 1)
+        data = regular.read(path, _LIMIT, follow=follow)
     except FileNotFoundError:
         raise NotFound(f'{where}: "{path}": no such file') from None
     except OSError as err:
         raise KernelError(f"{where}: cannot read", err, path) from err
-    if len(data) > _LIMIT:
-        raise SchemaError(f"{where}: larger than {_LIMIT} bytes")
     try:
         value = quickjson.loads(data)
     except ValueError as err:

@@ -42,7 +42,7 @@ def _serve(verb: str, ident: str, values: dict[str, str]) -> int:
         base = os.path.dirname(values["root"])
         path = f"{base}/bundle/{ident}/config.json"
         config = manifest.read_json(path, f'configuration of "{ident}"')
-        process = manifest.read_json(values["process"], "process")
+        process = manifest.read_json(values["process"], "process", follow=True)
         start = Start(config, {"process": process})
         if "detach" not in values:
             start.become()

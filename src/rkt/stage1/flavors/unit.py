@@ -321,7 +321,7 @@ def _delete(bundle: str, config: dict[str, object]) -> None:
 
 def _exec(bundle: str, values: dict[str, str]) -> int:
     """Start a process in the namespaces and the control group of an app's main process."""
-    process = manifest.read_json(values["process"], "process")
+    process = manifest.read_json(values["process"], "process", follow=True)
     config = manifest.read_json(f"{bundle}/config.json", "configuration")
     start = Joined(process, _place(config)[0], f"{bundle}/pid")
     if "detach" in values:

@@ -72,7 +72,7 @@ def open_process(pid: int, started: int, what: str) -> int:
     """Give a pidfd of a process that is still the recorded one.  Raises PodStateError."""
     try:
         fd = os.pidfd_open(pid)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # gone, or no PID at all
         fd = -1
     except OSError as err:
         raise KernelError(f"cannot open {what}", err) from err
