@@ -171,6 +171,7 @@ def test_a_damaged_pod_is_reported_and_keeps_no_other(tmp_path: Path, content: s
     assert [event.status for event in found if event.id == UUID][-1] == "exited"
     assert len(problems) == 1
     assert problems[0].startswith(f'pod "{other}": ')
+    assert problems[0].count(other) == 1
 
 
 def test_what_is_no_pod_is_no_event(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ class Tracker:
         except (RktError, OSError) as err:
             if isinstance(err, NotFound):
                 raise
-            problem(f'pod "{self.uuid}": {describe(err)}')
+            problem(trouble(self.uuid, err))
             if view.has_ended(state):
                 self._tell(found, "exited", observed or _guess(pod), guessed=observed is None)
         if where in (EXITED_GARBAGE, GARBAGE):
@@ -149,7 +149,7 @@ class Tracker:
                 time_ = observed or _guess(pod)
                 found.append(Event(time_, APP, "removed", self.uuid, app, self._about()))
         except (RktError, OSError) as err:
-            problem(f'pod "{self.uuid}": {describe(err)}')
+            problem(trouble(self.uuid, err))
         if ended:
             # A file's time may lag some milliseconds behind the clock.
             told = (time for times in self._apps.values() for time in times.values())
@@ -201,6 +201,12 @@ class Tracker:
 
     def _about(self) -> dict[str, str]:
         return {"pod": self.name} if self.name else {}
+
+
+def trouble(uuid: str, err: Exception) -> str:
+    """Say what cannot be read of a pod, which is named once."""
+    text, name = describe(err), f'pod "{uuid}"'
+    return text if text.startswith(name) else f"{name}: {text}"
 
 
 def _end(pod: Pod, observed: int | None) -> tuple[int, bool]:

@@ -15,7 +15,7 @@ import time
 from rkt.errors import KernelError, NotFound, RktError, describe
 from rkt.linux import inotify, libc, lock
 from rkt.pod import lifecycle
-from rkt.pod.events import TOLD, Images, Tracker
+from rkt.pod.events import TOLD, Images, Tracker, trouble
 from rkt.pod.state import PREPARE, RUN
 from rkt.schema import codec
 from rkt.schema.struct import Struct
@@ -280,7 +280,7 @@ class Follower:
             self._settled(uuid)
             return tracker.imply(moved_to, now) if moved_to else []
         except (RktError, OSError) as err:
-            self._problem(f'pod "{uuid}": {describe(err)}')
+            self._problem(trouble(uuid, err))
             return []
 
     def _look_into(self, pod: Pod, tracker: Tracker, observed: int | None) -> list[Event]:
