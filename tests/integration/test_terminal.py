@@ -504,6 +504,26 @@ def test_entering_with_files(rkt: RktContext, runtime: str) -> None:
     rkt.wait_for(lambda: rkt.pod_state(uuid) == "exited")
 
 
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_entering_with_nothing_hands_no_device_of_the_host_over(
+    rkt: RktContext, runtime: str
+) -> None:
+    """Root in an app can change the mode of what it has: that of /dev/null is everybody's."""
+    uuid = background(rkt, runtime)
+    script = (
+        "seen=$(for fd in 0 1 2; do stat -L -c %F /proc/$$/fd/$fd; done); echo $seen >/tmp/seen; "
+        "cat; exit 6"
+    )
+    done = subprocess.run(
+        rkt.argv("enter", uuid, "sh", "-c", script), check=False, env=rkt.env, timeout=60,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 6
+    assert rkt.rkt("enter", uuid, "cat", "/tmp/seen").stdout == "fifo fifo fifo\n"
+    rkt.rkt("stop", "--force", uuid)
+    rkt.wait_for(lambda: rkt.pod_state(uuid) == "exited")
+
+
 def test_interactive_wants_one_app(rkt: RktContext) -> None:
     path = image(rkt)
     words = (path, "--name=one", path, "--name=two")

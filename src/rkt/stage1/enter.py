@@ -14,7 +14,6 @@ from rkt.stage1.host import identity, runtime
 
 _FALLBACK_TERM = "vt100"
 _LONGEST = 64  # of a file with two numbers
-_NULL = os.makedev(1, 3)
 
 
 def main(argv: list[str]) -> int:
@@ -47,8 +46,8 @@ def _main(argv: list[str]) -> int:
     argv = [*chosen.base(), "exec", "--process", path, app]
     taken = _not_for_apps(confined="mountLabel" in manifest.mapping(config, "linux", app))
     pid_file = ""
-    if chosen.name == "runc" and not any(_is_device(fd) for fd in (0, 1, 2)):
-        # Of a device, which may be a terminal, it would change the owner.
+    if chosen.name == "runc" and not any(map(os.isatty, (0, 1, 2))):
+        # Of a terminal it would change the owner.
         pid_file = f"/proc/{os.getpid()}/cwd/bundle/enter{os.getpid()}.pid"
         argv = chosen.exec_argv(app, path, pid_file)
     if taken or pid_file:
@@ -148,21 +147,17 @@ def _adopt_score(process: dict[str, object]) -> None:
 def _not_for_apps(*, confined: bool) -> list[int]:
     """Give those of the caller's streams that the command must not get itself.
 
-    Those are files and disks; for one that SELinux confines what it writes to terminals and other
-    devices too, which would go nowhere.
+    Those are files, disks and devices of the host but for terminals: root in an app may change the
+    mode even of /dev/null, which is everybody's.  For a command that SELinux confines what it
+    writes to a terminal too, which would go nowhere.
     """
     found = []
     for fd in (0, 1, 2):
-        info = os.fstat(fd)
-        file = stat.S_ISREG(info.st_mode) or stat.S_ISBLK(info.st_mode)
-        if file or (confined and fd > 0 and _is_device(fd)):
+        mode = os.fstat(fd).st_mode
+        special = stat.S_ISREG(mode) or stat.S_ISBLK(mode) or stat.S_ISCHR(mode)
+        if special and (not os.isatty(fd) or (confined and fd > 0)):
             found.append(fd)
     return found
-
-
-def _is_device(fd: int) -> bool:
-    info = os.fstat(fd)
-    return stat.S_ISCHR(info.st_mode) and info.st_rdev != _NULL
 
 
 def _lend(config: dict[str, object], app: str, *fds: int) -> None:

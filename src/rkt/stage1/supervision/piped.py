@@ -1,8 +1,9 @@
 """A command inside an app, for a caller whose streams are files, or whose runtime would wait.
 
 crun makes the command's user the owner of what are its streams, whoever they belong to, and SELinux
-keeps apps from what is the host's.  So the command gets pipes in place of files, and this process
-carries between both.
+keeps apps from what is the host's.  Root in an app may change the modes of what it has, even those
+of /dev/null.  So the command gets pipes in place of files and devices, and this process carries
+between both.
 
 runc carries all streams through pipes of its own, and ends only when nobody has them any more: not
 when the command left something running.  Detached it hands them on as they are.
@@ -42,6 +43,7 @@ def run(argv: list[str], taken: list[int], lend: Callable[..., None], *, pid_fil
             read, stdio[fd] = os.pipe()
             sources.append(pump.Source(loop, read, pump.Sink(loop, fd), None))
         theirs.append(stdio[fd])
+    sinks = [source.sink for source in sources if not source.sink.dead]  # of /dev/null it is
     lend(*theirs)
     command = _Command(loop, pid_file)
     command.start(argv, (stdio[0], stdio[1], stdio[2]))
@@ -55,7 +57,7 @@ def run(argv: list[str], taken: list[int], lend: Callable[..., None], *, pid_fil
     while any(not source.closed for source in sources):
         if not loop.step(limit=_DRAIN):
             break
-    if any(source.sink.dead for source in sources):
+    if any(sink.dead for sink in sinks):
         raise RktError("the output of the command could not be written")
     return 128 - command.end if command.end < 0 else command.end
 
