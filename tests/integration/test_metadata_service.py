@@ -364,6 +364,24 @@ def test_pods_find_the_service(rkt: RktContext, service: Service, net: str) -> N
 
 
 @pytest.mark.usefixtures("service")
+@pytest.mark.parametrize("flavor", ["oci", "fly"])
+def test_the_token_is_not_for_everybody(rkt: RktContext, flavor: str) -> None:
+    """Who has it can sign as the pod; any user of the host can list processes."""
+    rkt.use_stage1(flavor)
+    image = AciBuilder("example.com/asks", exec=("/bin/sh", "-c", "env; exec sleep 1000")).busybox()
+    process = rkt.spawn(OPEN, "run", image.build(rkt.files).path)
+    assert process.stdout is not None
+    lines = iter(process.stdout.readline, b"")
+    token = next(line for line in lines if line.startswith(b"AC_METADATA_URL=")).strip()[-32:]
+    with open(f"/proc/{process.pid}/cmdline", "rb") as file:
+        words = file.read().split(b"\0")
+    assert b"--mds-token=" + b"*" * len(token) in words
+    assert not [word for word in words if token in word]
+    process.terminate()
+    process.wait(30)
+
+
+@pytest.mark.usefixtures("service")
 def test_apps_that_come_and_go(rkt: RktContext) -> None:
     image = AciBuilder("example.com/late", exec=("/bin/sleep", "1000")).busybox().build(rkt.files)
     rkt.rkt(OPEN, "fetch", image.path)

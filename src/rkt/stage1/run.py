@@ -45,6 +45,8 @@ def run_pod(argv: list[str], kind: type[Pod]) -> int:
     """Run a pod of a flavour from its set-up to its end."""
     options = contract.parse_run(argv[1:])
     log.configure(debug=options.debug)
+    if options.mds_token:
+        handed.blot_out(options.mds_token)
     handed.keep_lock()
     pod = kind(options, os.getcwd())
     try:

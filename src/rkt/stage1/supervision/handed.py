@@ -1,10 +1,11 @@
-"""What stage0 and the caller hand over: the lock, a detached pod's pipe, standard input."""
+"""What stage0 and the caller hand over: the lock, secrets, a pipe to tell of, standard input."""
 
 from __future__ import annotations
 
 import os
 import stat
 
+from rkt import log
 from rkt.const import LOCK_FD_ENV, READY_FD_ENV
 from rkt.errors import KernelError
 
@@ -17,6 +18,25 @@ def keep_lock() -> None:
             os.set_inheritable(int(value), False)
         except OSError as err:
             raise KernelError(f"{LOCK_FD_ENV}={value}", err) from err
+
+
+def blot_out(secret: str) -> None:
+    """Take a secret out of the command line of this process, which `ps` shows to everybody.
+
+    Stage1 programs are given the token of the metadata service there (rkt-internals 2.2).
+    """
+    wanted = os.fsencode(secret)
+    try:
+        with open("/proc/self/stat", "rb") as file:  # arg_start, arg_end: proc(5)
+            start, end = map(int, file.read().rpartition(b")")[2].split()[45:47])
+        with open("/proc/self/mem", "r+b", buffering=0) as memory:
+            memory.seek(start)
+            at = memory.read(end - start).find(wanted)
+            if at >= 0:
+                memory.seek(start + at)
+                memory.write(b"*" * len(wanted))
+    except OSError as err:
+        log.debug(f"a secret stays in the command line: {err.strerror}")
 
 
 def take_ready_fd() -> int:
