@@ -428,6 +428,34 @@ def test_seccomp(rkt: RktContext, runtime: str) -> None:
     assert "Permission denied" in docker.stderr
 
 
+_KEYRING = """
+#include <errno.h>
+#include <stdio.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+int main(void) {
+    long found = syscall(SYS_keyctl, 0L, -4L, 0L); /* KEYCTL_GET_KEYRING_ID of the user's */
+    puts(found < 0 ? "refused" : "found");
+    return 0;
+}
+"""
+
+
+@pytest.mark.parametrize("runtime", ["crun", "runc"])
+def test_keys_of_the_host_are_not_for_apps(rkt: RktContext, runtime: str) -> None:
+    """The keyring of user 0 is that of the host's root, whatever namespaces an app is in."""
+    program = f"{rkt.files}/keyring"
+    subprocess.run(["musl-gcc", "-static", "-x", "c", "-", "-o", program], input=_KEYRING,
+                   text=True, check=True)  # fmt: skip
+    with open(program, "rb") as file:
+        image = AciBuilder("example.com/keys", exec=["/keyring"]).busybox()
+        path = image.file("keyring", file.read(), mode=0o755).build(rkt.files).path
+    rkt.env["RKT_OCI_RUNTIME"] = runtime
+    assert rkt.rkt(OPEN, "run", path).stdout == "refused\n"
+    everything = rkt.rkt("--insecure-options=image,seccomp", "run", path)
+    assert everything.stdout == "found\n"
+
+
 @pytest.mark.parametrize("runtime", ["crun", "runc"])
 def test_a_filter_that_kills_the_runtime_before_the_app(rkt: RktContext, runtime: str) -> None:
     rkt.env["RKT_OCI_RUNTIME"] = runtime

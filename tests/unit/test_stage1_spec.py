@@ -271,7 +271,8 @@ PROFILE = {
     "defaultAction": "SCMP_ACT_ERRNO",
     "defaultErrnoRet": 38,
     "syscalls": [
-        {"names": ["read"], "action": "SCMP_ACT_ALLOW", "includes": {}, "excludes": {}},
+        {"names": ["read", "keyctl"], "action": "SCMP_ACT_ALLOW", "includes": {}, "excludes": {}},
+        {"names": ["add_key"], "action": "SCMP_ACT_ALLOW", "includes": {"caps": []}},
         {"names": ["arm_only"], "action": "SCMP_ACT_ALLOW", "includes": {"arches": ["arm"]}},
         {"names": ["chroot"], "action": "SCMP_ACT_ALLOW", "includes": {"caps": ["CAP_A"]}},
         {"names": ["chroot"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1,

@@ -14,6 +14,9 @@ DISTRIBUTION_PROFILES = (
     "/etc/containers/seccomp.json",
     "/usr/share/containers/seccomp.json",
 )
+# Allowed by the distributions' profile, not by rkt's own list: the keyrings of a user are those of
+# the host's user of that number, root's among them.
+_KEYS = frozenset(("add_key", "keyctl", "request_key"))
 RETAIN = "os/linux/seccomp-retain-set"
 REMOVE = "os/linux/seccomp-remove-set"
 
@@ -81,7 +84,10 @@ def default(capabilities: list[str], machine: str) -> dict[str, object]:
 def evaluate(
     profile: dict[str, object], capabilities: list[str], machine: str
 ) -> dict[str, object]:
-    """Resolve the conditions of a containers/common profile for capabilities and architecture."""
+    """Resolve the conditions of a containers/common profile for capabilities and architecture.
+
+    The calls for keys are left to its default, which is to refuse.
+    """
     arch, arches = _machine(machine)
     rules: list[dict[str, object]] = []
     syscalls = profile["syscalls"]
@@ -90,7 +96,10 @@ def evaluate(
     for entry in syscalls:
         if not _applies(entry, arch, capabilities):
             continue
-        rule = {"names": entry["names"], "action": entry["action"]}
+        names = [name for name in entry["names"] if name not in _KEYS]
+        if not names:
+            continue
+        rule = {"names": names, "action": entry["action"]}
         if entry.get("args"):
             rule["args"] = entry["args"]
         if entry.get("errnoRet") is not None and entry["action"] != _ALLOW:
