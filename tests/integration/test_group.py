@@ -206,6 +206,24 @@ def test_what_needs_root_says_so(host: Host) -> None:
         assert host.refused(*words) == "rkt: cannot run as unprivileged user"
 
 
+def test_a_member_cannot_touch_a_running_pod(host: Host) -> None:
+    uuid = host.rkt.rkt("app", "sandbox", "--detach").stdout.strip()
+    for flags in ((), ("--force",)):
+        result = host.member("stop", *flags, uuid, status=254)
+        assert result.stderr == (
+            f'rkt: error stopping "{uuid}": only root can stop a pod that runs\n'
+            "rkt: failed to stop 1 pod(s)\n"
+        )
+    for words in (("app", "add", uuid, NAME), ("app", "start", uuid, "--app=x"),
+                  ("app", "stop", uuid, "--app=x"), ("app", "rm", uuid, "--app=x")):  # fmt: skip
+        assert host.refused(*words) == "rkt: cannot run as unprivileged user"
+    assert host.member("app", "list", uuid).stdout == "NAME\tSTATE\n"
+    host.rkt.rkt("stop", uuid)
+    host.rkt.rkt("status", "--wait", uuid)
+    stopped = host.member("stop", uuid)
+    assert stopped.stdout == f'pod "{uuid}" is already stopped\n'
+
+
 def test_a_stranger_is_kept_out(host: Host) -> None:
     aci = host.image()
     host.rkt.rkt("--insecure-options=image", "prepare", aci.path)
@@ -220,8 +238,10 @@ def test_a_stranger_is_kept_out(host: Host) -> None:
         assert hint == (
             'hint: only root and members of the group "rkt" may do this, some of it root alone'
         )
-    # Not where the group would not help.
+    # Not where the group would not help, nor to who is in it.
     result = host.member("image", "build", "/root", f"{host.home}/x.aci", status=254, uid=STRANGER)
+    assert "hint: only root" not in result.stderr
+    result = host.member("image", "export", aci.key, f"{host.home}/x.aci", status=254)
     assert "hint: only root" not in result.stderr
 
 

@@ -16,14 +16,14 @@ class Entry:
 
 COMMANDS: dict[str, Entry] = {
     "api-service": Entry("api_service", "Run API service (experimental)"),
-    "app add": Entry("app_add", "Add an app to a pod"),
+    "app add": Entry("app_add", "Add an app to a pod", root=True),
     "app exec": Entry("app_exec", "Execute commands in the given app's namespace", root=True),
     "app list": Entry("app_list", "List apps in a pod"),
-    "app rm": Entry("app_rm", "Remove an app from a pod"),
+    "app rm": Entry("app_rm", "Remove an app from a pod", root=True),
     "app sandbox": Entry("app_sandbox", "Create an empty pod application sandbox", root=True),
-    "app start": Entry("app_start", "Start an app in a pod"),
+    "app start": Entry("app_start", "Start an app in a pod", root=True),
     "app status": Entry("app_status", "Show status of an app"),
-    "app stop": Entry("app_stop", "Stop an app in a pod"),
+    "app stop": Entry("app_stop", "Stop an app in a pod", root=True),
     "attach": Entry("attach", "Attach to an app running within a rkt pod", root=True),
     "cat-manifest": Entry("cat_manifest", "Inspect and print the pod manifest"),
     "completion": Entry("completion", "Output shell completion code for the specified shell"),

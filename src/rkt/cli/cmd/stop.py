@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from rkt import log
 from rkt.cli import output
 from rkt.cli.flags import Command, Flag
@@ -56,6 +58,9 @@ def _stop(pod: Pod, *, force: bool) -> None:
     try:
         stop(pod, force=force)
     except RktError:
-        if not view.has_ended(pod.state()):
-            raise  # else it came to its end by itself just now
+        if not view.has_ended(pod.state()):  # else it came to its end by itself just now
+            if os.geteuid() == 0:
+                raise
+            text = f'error stopping "{pod.uuid}": only root can stop a pod that runs'
+            raise RktError(text) from None
     output.line(f'"{pod.uuid}"')
