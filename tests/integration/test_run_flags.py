@@ -445,6 +445,16 @@ def test_without_a_group(rkt: RktContext) -> None:
     assert text not in rkt.rkt(OPEN, "fetch", path).stderr
 
 
+def test_arguments_without_the_separator(rkt: RktContext) -> None:
+    path = AciBuilder("example.com/app").busybox().build(rkt.files).path
+    hint = 'hint: arguments of an app follow "--", as in: rkt run IMAGE -- ARGUMENT...\n'
+    for word in ("/bin/sh", "no such", "sha512-00"):
+        assert rkt.rkt(OPEN, "run", path, word, status=254).stderr.endswith(hint)
+    # Not where arguments were given, nor of the only image.
+    for words in ((path, "--", "x", "---", "sha512-00"), ("sha512-00",)):
+        assert "hint:" not in rkt.rkt(OPEN, "run", *words, status=254).stderr
+
+
 def test_help_is_of_the_command_that_was_given(rkt: RktContext) -> None:
     for verb in ("enter", "app exec"):
         result = rkt.rkt(*verb.split(), status=254)

@@ -16,11 +16,13 @@ from rkt.stage0.stage1image import supports_mutable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rkt.fetch.finder import Finder
     from rkt.linux.userns import Range
     from rkt.pod.lifecycle import Pod
     from rkt.stage0.podmanifest import Image
-    from rkt.stage0.request import PodRequest
+    from rkt.stage0.request import AppRequest, PodRequest
     from rkt.store.images import Store
     from rkt.store.records import ImageRecord
 
@@ -55,7 +57,7 @@ class Preparer:
                     request.pod_manifest, self._store, self._finder, request.annotations
                 )
             else:
-                images = [self._image(app.image, app.last("signature")) for app in request.apps]
+                images = self._images(request.apps)
                 manifest = podmanifest.build(request, images)
             pod = lifecycle.create(self._data_dir)
             try:
@@ -74,6 +76,20 @@ class Preparer:
                     raise RktError(f'pod "{pod.uuid}": cannot prepare it') from err
                 raise
         return pod
+
+    def _images(self, apps: Sequence[AppRequest]) -> list[Image]:
+        found: list[Image] = []
+        for app in apps:
+            try:
+                found.append(self._image(app.image, app.last("signature")))
+            except RktError as err:
+                # Other tools take what follows an image for its arguments.
+                if found and not err.hint and not any(app.args for app in apps):
+                    err.hint = (
+                        'arguments of an app follow "--", as in: rkt run IMAGE -- ARGUMENT...'
+                    )
+                raise
+        return found
 
     def _image(self, address: str, signature: str | None) -> Image:
         found = self._finder.find(address, signature=signature)
