@@ -33,3 +33,18 @@ def read(path: str, limit: int, *, dir_fd: int | None = None, follow: bool = Fal
     finally:
         os.close(fd)
     raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
+
+
+def reopen(path_fd: int) -> int:
+    """Open to read what an O_PATH descriptor, which is closed, is of.
+
+    Raises OSError, EACCES for anything but a regular file: a device of an image is not touched, as
+    opening one can do things (a watchdog resets the host, a tape is rewound), and an app may put
+    one in the place of a file at any time.
+    """
+    try:
+        if not stat.S_ISREG(os.fstat(path_fd).st_mode):
+            raise OSError(errno.EACCES, "not a regular file")
+        return os.open(f"/proc/self/fd/{path_fd}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(path_fd)

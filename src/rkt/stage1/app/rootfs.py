@@ -12,7 +12,7 @@ import stat
 
 from rkt import log
 from rkt.errors import KernelError, RktError
-from rkt.linux import libc
+from rkt.linux import libc, regular
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,21 +33,6 @@ _MAX_LINKS = 40
 _MAX_INTERPRETERS = 6  # of the kernel: BINPRM_MAX_RECURSION and the program itself
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _RESOLVE = libc.RESOLVE_IN_ROOT | libc.RESOLVE_NO_MAGICLINKS
-
-
-def open_regular(path_fd: int) -> int:
-    """Open to read what an O_PATH descriptor, which is closed, is of.
-
-    Raises OSError, EACCES for anything but a regular file: a device of an image is not touched, as
-    opening one can do things (a watchdog resets the host, a tape is rewound), and an app may put
-    one in the place of a file at any time.
-    """
-    try:
-        if not stat.S_ISREG(os.fstat(path_fd).st_mode):
-            raise OSError(errno.EACCES, "not a regular file")
-        return os.open(f"/proc/self/fd/{path_fd}", os.O_RDONLY | os.O_CLOEXEC)
-    finally:
-        os.close(path_fd)
 
 
 class Root:
@@ -96,7 +81,7 @@ class Root:
     def read(self, path: str, limit: int = _FILE_LIMIT) -> bytes | None:
         """Read a regular file of bounded size; None when there is none."""
         try:
-            fd = open_regular(self.open(path, os.O_PATH))
+            fd = regular.reopen(self.open(path, os.O_PATH))
         except OSError as err:
             if err.errno in (*_ABSENT, errno.EACCES):
                 return None
@@ -109,7 +94,7 @@ class Root:
 
     def head(self, path: str) -> bytes:
         """Read the first bytes of an executable.  Raises OSError."""
-        fd = open_regular(self.open(path, os.O_PATH))
+        fd = regular.reopen(self.open(path, os.O_PATH))
         try:
             return os.pread(fd, _HEAD, 0)
         finally:

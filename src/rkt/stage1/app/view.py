@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import stat
 
+from rkt.linux import regular
 from rkt.stage1.app import volumes
-from rkt.stage1.app.rootfs import Root, open_regular
+from rkt.stage1.app.rootfs import Root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class View:
                 return root.head(rest)
             finally:
                 root.close()
-        fd = open_regular(os.open(bind.source, os.O_PATH | os.O_CLOEXEC))
+        fd = regular.reopen(os.open(bind.source, os.O_PATH | os.O_CLOEXEC))
         try:
             return os.pread(fd, _HEAD, 0)
         finally:
