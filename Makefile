@@ -21,7 +21,7 @@ SOURCES := $(shell find src -name '*.py')
 # What stage1 carries: its image is made anew when any of this changes.
 STAGE1_SOURCES := $(filter src/rkt/stage1/% src/rkt/linux/% src/rkt/network/% src/rkt/__init__.py \
 	src/rkt/errors.py src/rkt/log.py src/rkt/const.py src/rkt/quickjson.py,$(SOURCES)) src/rkt/stage1/listen.c
-CODE := src tests examples benchmarks scripts/demo.py
+CODE := src tests examples benchmarks scripts/demo.py scripts/manpages.py
 
 .PHONY: help env packages venv demo test lint type unit integration bench fmt proto lock install clean
 

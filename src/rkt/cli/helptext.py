@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from rkt.cli.flags import Flag
 
 SUMMARY = "rkt, the application container runner"
+DESCRIPTION = """\
+Finds signed application images, verifies who made them, and runs them as pods.
+A pod is named by its UUID, by the beginning of one, or by its --pod-name.
+'rkt help COMMAND' tells more about a command."""
 
 
 def of_rkt() -> str:
@@ -23,11 +27,7 @@ def of_rkt() -> str:
         ("USAGE:", ["rkt [GLOBAL OPTIONS] COMMAND [ARGS...]"]),
         ("VERSION:", [__version__]),
         ("COMMANDS:", commands),
-        ("DESCRIPTION:", [
-            "Finds signed application images, verifies who made them, and runs them as pods.",
-            "A pod is named by its UUID, by the beginning of one, or by its --pod-name.",
-            "'rkt help COMMAND' tells more about a command.",
-        ]),
+        ("DESCRIPTION:", DESCRIPTION.splitlines()),
     ) + "\n" + _options("GLOBAL OPTIONS:", _global())  # fmt: skip
 
 
