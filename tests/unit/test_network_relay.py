@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _socket
+import fcntl
 import os
 import socket
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 pytestmark = pytest.mark.loopback
+_SPARE = 128
 
 
 def until(loop: Loop, done: Callable[[], bool]) -> None:
@@ -133,6 +135,61 @@ def test_nobody_there_to_take_datagrams(relayed: Datagrams) -> None:
         relayed.loop.step(0.2)
     assert taken(client) == b""
     assert len(relayed.relay._flows) == 1
+
+
+@pytest.fixture
+def most(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Let a relay have about 32 descriptors; gives the highest one that it may come to."""
+    taken = set(map(int, os.listdir("/proc/self/fd")))
+    free = [number for number in range(len(taken) + 40) if number not in taken]
+    monkeypatch.setattr(os, "sysconf", lambda _: free[32] + _SPARE)
+    return free[36]  # a connection takes four
+
+
+def aside(sock: socket.socket, most: int) -> socket.socket:
+    """Move a socket of a client's out of the way of those of the relay."""
+    with sock:
+        return socket.socket(fileno=fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD, most + 100))
+
+
+def lowest() -> int:
+    """Give the descriptor that the next thing to be opened gets."""
+    fd = os.dup(0)
+    os.close(fd)
+    return fd
+
+
+def test_connections_leave_the_supervisor_what_it_needs(most: int) -> None:
+    loop = Loop()
+    carrier = relay.Carrier(loop)
+    far, near = socket.create_server(("127.0.0.1", 0)), _socket.socket()
+    near.bind(("127.0.0.1", 0))
+    near.listen(100)
+    near.setblocking(False)
+    target = far.getsockname()
+    loop.watch(near.fileno(), lambda: carrier.accept(near, target))
+    clients = []
+    for _ in range(60):
+        clients.append(aside(socket.create_connection(near.getsockname()), most))
+        loop.step(5)
+    assert 4 <= carrier._count < 60
+    assert lowest() <= most
+    clients[-1].settimeout(20)
+    assert clients[-1].recv(1) == b""  # it was turned away
+    for sock in (far, *clients):
+        sock.close()
+    until(loop, lambda: carrier._count == 0)
+    near.close()
+
+
+def test_senders_leave_the_supervisor_what_it_needs(most: int, relayed: Datagrams) -> None:
+    for _ in range(60):
+        client = aside(receiver(socket.AF_INET6, "::1"), most)
+        client.sendto(b"x", ("::1", relayed.port))
+        relayed.clients.append(client)
+        relayed.loop.step(5)
+    assert 10 <= len(relayed.relay._flows) < 60
+    assert lowest() <= most
 
 
 def test_a_carried_connection_begins_with_what_is_to_be_told() -> None:

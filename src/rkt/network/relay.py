@@ -38,10 +38,19 @@ if TYPE_CHECKING:
 
 _CHUNK = 64 << 10
 _MAX_CONNECTIONS = 256
+_SPARE = 128  # descriptors that are left to the supervisor for all else
 _MAX_DATAGRAM = 65535
 _BURST = 64  # datagrams until others get their turn
 _IDLE = 180.0  # as the kernel's connection tracking has it for a flow with answers
 _CONTROL = _socket.CMSG_SPACE(64)
+
+
+def _is_scarce(fd: int) -> bool:
+    """Say whether a descriptor that was just opened shows that there are not many more.
+
+    Whoever connects must not take those that the supervisor needs to go on.
+    """
+    return fd >= os.sysconf("SC_OPEN_MAX") - _SPARE
 
 
 class Carrier:
@@ -63,7 +72,7 @@ class Carrier:
         except OSError:
             return
         os.set_inheritable(fd, False)
-        if self._count >= _MAX_CONNECTIONS:
+        if self._count >= _MAX_CONNECTIONS or _is_scarce(fd):
             os.close(fd)
             return
         family = _socket.AF_INET6 if ":" in target[0] else _socket.AF_INET
@@ -153,6 +162,8 @@ class Datagrams:
         family = _socket.AF_INET6 if ":" in self._target[0] else _socket.AF_INET
         try:
             far = _socket.socket(family, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+            if self._flows and _is_scarce(far.fileno()):
+                self._close(next(iter(self._flows)))
             far.setblocking(False)
             far.connect(self._target)
         except OSError as err:
