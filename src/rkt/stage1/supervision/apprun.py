@@ -102,9 +102,20 @@ class AppRun:
         return process
 
     @property
+    def restart_count(self) -> int:
+        """Give how often it was started again."""
+        return self.restarts.count if self.restarts else 0
+
+    @property
     def ended(self) -> bool:
         """Whether nothing is left to run or to wait for."""
         return not self.steps and not self.starter and not self.pid and not self.between
+
+    def hear_out(self) -> None:
+        """Read what is there of its last words: they come before ours, and may tell why."""
+        for source in self.sources:
+            if not source.closed:
+                source.read()
 
     def rewind(self) -> None:
         """Begin another round."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 
 from rkt.errors import RktError, one_line
-from rkt.linux import atomic, sig
-from rkt.stage1.app import policy, seccomp
+from rkt.linux import sig
+from rkt.stage1.app import policy
 from rkt.stage1.host import cgroup, filters, identity, runtime
 from rkt.stage1.streams import pump, signals
-from rkt.stage1.supervision import reason, starting
+from rkt.stage1.supervision import findings, reason, starting
 from rkt.stage1.supervision.children import Children, kill
 from rkt.stage1.supervision.console import Console
 
@@ -23,15 +22,13 @@ if TYPE_CHECKING:
 
 _ATTEMPTS = 100
 _PAUSE = 0.02
-# What crun and runc say of a process of theirs that was killed before the app's program.
-_KILLED_EARLY = ("read from the init process", "container process is already dead")
 
 
 class Supervisor:
     """The life of a pod after its set-up."""
 
     __slots__ = (
-        "_console", "_culprit", "_ending", "_failure", "_first_failing", "_forwarding",
+        "_console", "_culprit", "_ending", "_failure", "_findings", "_first_failing", "_forwarding",
         "_init_pid", "_layout", "_policy", "_starter", "_stopping", "_wake", "_why",
         "apps", "children", "init_alive", "keep", "loop", "on_ready", "on_step", "on_stop",
         "rkt_dir", "runtime",
@@ -63,6 +60,9 @@ class Supervisor:
         self.children = self.children_type()
         self.children.adopt(init_pid, self._init_ended)
         self._console = Console(self.loop, quiet=quiet)
+        self._findings = findings.Findings(
+            self.rkt_dir, chosen, init_pid, layout, patience=rules.stop_timeout, say=self.say
+        )
         self._stopping = 0  # signal that ends the pod
         self._why = ""
         self._forwarding = False
@@ -175,6 +175,11 @@ class Supervisor:
         self.loop.after(self._policy.stop_timeout, insist)
 
     @property
+    def _stopped(self) -> str:
+        """Why the pod was asked to end, if it was."""
+        return self._why if self._stopping else ""
+
+    @property
     def stopping(self) -> bool:
         """Whether the pod was asked to end."""
         return bool(self._stopping) or self._ending
@@ -244,7 +249,7 @@ class Supervisor:
 
     def _next(self, app: AppRun) -> None:
         app.step = app.steps.pop(0)
-        app.oom_kills = self._oom_kills(app)
+        self._findings.look(app)
         self._starter.begin(app, lambda code: self._started(app, code))
 
     def _started(self, app: AppRun, code: int) -> None:
@@ -258,7 +263,7 @@ class Supervisor:
                 return
             if self._stopping or app.stopping or identity.is_ending(self._init_pid):
                 app.steps = []
-                self._finish(app, self._explain(app, -sig.SIGKILL))
+                self._finish(app, self._findings.of_main(app, -sig.SIGKILL, self._stopped))
                 return
             self._fail(app)
             return
@@ -277,8 +282,7 @@ class Supervisor:
             kill(pid, sig.SIGKILL if app.overdue else ending)
 
     def _main_began(self, app: AppRun) -> None:
-        text = f"{app.pid} {identity.start_time(app.pid)}\n".encode()
-        self._write(f"{self.rkt_dir}/pids/{app.name}", text)
+        self._findings.record_start(app)
         app.since = time.monotonic()
         app.begun = True
         if app.journal:
@@ -286,26 +290,9 @@ class Supervisor:
         if app.health and not (self._stopping or app.stopping):
             app.health.start()
 
-    def _oom_kills(self, app: AppRun) -> int:
-        return reason.oom_kills(self._layout, app.plan.cgroup) if self._layout else 0
-
     def _fail(self, app: AppRun) -> None:
-        output = b""
-        for source in app.sources:
-            try:
-                output += os.read(source.fd, 1 << 16)
-            except OSError:
-                continue
-            source.close()
-        text = f"{self.runtime.name}: {runtime.failure_text(app.bundle, output)}"
-        full = os.strerror(errno.ENOSPC)
-        if full not in text and atomic.is_full(app.bundle):  # crun does not always say so
-            text += f": {full}"
-        if text.endswith(_KILLED_EARLY) and seccomp.is_own(
-            app.plan.seccomp, app.plan.capabilities, os.uname().machine
-        ):
-            text += ": its seccomp filter may forbid a system call that the runtime makes"
-        if self.keep or (app.restarts and app.restarts.count):
+        text = self._findings.of_runtime(app)
+        if self.keep or app.restart_count:
             self._not_again(app, text)
         else:
             self._failure = RktError(f'app "{app.name}": {text}')
@@ -325,14 +312,9 @@ class Supervisor:
         if app.health:
             app.health.stop()
         if app.step == "main":
-            self._finish(app, self._explain(app, code))
+            self._finish(app, self._findings.of_main(app, code, self._stopped))
         elif code != 0 and not self._ending:
-            self._hear_out(app)
-            program = app.plan.handlers[app.step][0]
-            end = reason.of_handler(app.step, code, tail=app.tail, program=program)
-            if app.step == "pre-start" and (self._stopping or app.stopping):
-                end = reason.of_stop(end, app.stopping or self._why)
-            self._handler_failed(app, end)
+            self._handler_failed(app, self._findings.of_handler(app, code, self._stopped))
         elif (self._stopping or app.stopping) and app.step == "pre-start":
             text = f"was not started: {app.stopping or self._why}"
             self._finish(app, reason.End(128 + sig.SIGTERM, "stopped", text))
@@ -356,36 +338,9 @@ class Supervisor:
             self._finish(app, end)
         elif app.end:
             app.end.text += f"; {end.text}"
-            self._record(app)
+            self._findings.record_end(app)
         if app is not self._culprit and not app.between:  # else it is said elsewhere
             self.say(f'app "{app.name}": {end.text}')
-
-    def _hear_out(self, app: AppRun) -> None:
-        """Read what is there of its last words: they come before ours, and may tell why."""
-        for source in app.sources:
-            if not source.closed:
-                source.read()
-
-    def _explain(self, app: AppRun, code: int) -> reason.End:
-        self._hear_out(app)
-        memory = app.plan.resources.get("memory")
-        limit = memory.get("limit") if isinstance(memory, dict) else 0
-        oom = self._oom_kills(app) > app.oom_kills
-        end = reason.of_main(
-            code, oom=oom, memory=int(limit or 0), filtered=app.plan.seccomp is not None,
-            tail=app.tail, announced=bool(app.plan.sockets), program=app.plan.args[0],
-        )  # fmt: skip
-        if app.unhealthy:
-            return reason.End(end.status or 1, "health", app.unhealthy, number=end.signal)
-        if code == -sig.SIGKILL and not oom and identity.is_ending(self._init_pid):
-            return reason.of_stop(end, "the pod was killed")
-        if app.overdue and code == -sig.SIGKILL:
-            seconds = f"{self._policy.stop_timeout:g} s"
-            why = app.stopping or self._why
-            return reason.of_stop(end, f"it did not end within {seconds} after {why}")
-        if app.stopping:
-            return reason.of_stop(end, app.stopping)
-        return reason.of_stop(end, self._why) if self._stopping else end
 
     def _finish(self, app: AppRun, end: reason.End) -> None:
         """Take note of how a round of an app ended, and decide whether there is another one."""
@@ -400,7 +355,7 @@ class Supervisor:
                 text = f"{end.text}; it starts again in {delay:g} s"
                 self.note(app, text)
                 self.say(f'app "{app.name}" {text}')
-                self._record(app)
+                self._findings.record_end(app)
                 app.timer = self.loop.after(delay, lambda: self._again(app))
                 return
         self._conclude(app)
@@ -457,7 +412,7 @@ class Supervisor:
         self.loop.cancel(app.timer)
         app.timer = None
         app.status = app.end.status
-        self._record(app)
+        self._findings.record_end(app)
         if app.status != 0 and not self._ending and not self.keep:
             self._first_failing = self._first_failing or app.status
             if app.overdue or not self._stopping:
@@ -465,34 +420,12 @@ class Supervisor:
             if not self._stopping:
                 self.stop(sig.SIGTERM, f'the pod was stopped because app "{app.name}" failed')
 
-    def _record(self, app: AppRun) -> None:
-        """Write exit code and reason where `rkt status` finds them."""
-        if app.end is None:
-            return
-        count = app.restarts.count if app.restarts else 0
-        path = f"{self.rkt_dir}/status/{app.name}"
-        data = app.end.encode(restarts=count, again=app.between)
-        try:
-            if app.between:
-                atomic.write_file(f"{path}.reason", data, durable=False)
-            else:
-                app.slots[0].commit(data)
-                app.slots[1].commit(f"{app.end.status}\n".encode())
-        except OSError as err:
-            self.say(f'warning: app "{app.name}": cannot record how it ended: {err.strerror}')
-
-    def _write(self, path: str, data: bytes) -> None:
-        try:
-            atomic.write_file(path, data, durable=False)
-        except OSError as err:
-            self.say(f'warning: cannot write "{path}": {err.strerror}')
-
     def last_words(self) -> str:
         """Say which app failed and why; "" if none did, or if the pod was asked to end."""
         app = self._culprit
         if app is None or app.end is None:
             return ""
-        count = app.restarts.count if app.restarts else 0
+        count = app.restart_count
         times = f" (after {count} restart{'s' if count > 1 else ''})" if count else ""
         return f'app "{app.name}" {app.end.text}{times}'
 
