@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from rkt.errors import PodStateError
 from rkt.stage1.app.volumes import Fill
 from rkt.stage1.streams import pump
 from rkt.stage1.supervision import mutable
@@ -121,3 +122,23 @@ def test_the_end_of_the_pod_ends_a_copy(world: World) -> None:
     assert world.answers == [{"error": text}]
     world.host.on_step()
     assert world.killed == [1001]
+
+
+@pytest.mark.parametrize("code", [0, -9])
+def test_an_app_that_is_removed_meanwhile_does_not_come(world: World, code: int) -> None:
+    """Who adds it was interrupted, and takes it back."""
+    fds = world.fill(2)
+    world.operations._remove("db", {}, world.answers.append)
+    assert (world.killed, world.answers) == ([1001], [])
+    with pytest.raises(PodStateError, match='app "db" is being added'):
+        world.operations._add("db", {}, world.answers.append)
+    world.commands[0][1](code)  # it may have ended just before
+    text = f'app "db": cannot fill the volume "{world.pod.dir}/volume0": '
+    assert world.answers == [{"error": f"{text}the app was removed meanwhile"}, {}]
+    assert (len(world.commands), world.created) == (1, False)
+    assert not any(map(is_open, fds))
+    assert not any(os.path.exists(f"{world.pod.dir}/volume{number}") for number in range(2))
+    world.fill(1)
+    world.commands[1][1](0)
+    assert world.answers[2:] == [{}]
+    assert world.created

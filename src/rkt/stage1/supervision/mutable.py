@@ -99,13 +99,14 @@ class Entry:
 class Operations:
     """The apps of a pod, open to requests."""
 
-    __slots__ = ("_copying", "_entries", "_host", "_operations", "_pod", "_server")
+    __slots__ = ("_entries", "_filling", "_host", "_operations", "_pod", "_removing", "_server")
 
     def __init__(self, pod: Pod, host: Supervisor) -> None:
         self._pod = pod
         self._host = host
         self._entries: dict[str, Entry] = {}
-        self._copying: set[int] = set()  # PIDs
+        self._filling: dict[str, int] = {}  # PIDs of what fills volumes, by app
+        self._removing: dict[str, list[Reply]] = {}  # who wants such an app removed
         self._operations: dict[str, Callable[[str, Message, Reply], None]] = {
             "add": self._add,
             "start": self._start,
@@ -144,6 +145,8 @@ class Operations:
     # Adding
 
     def _add(self, name: str, _request: Message, reply: Reply) -> None:
+        if name in self._filling:
+            raise PodStateError(f'app "{name}" is being added')
         old = self._entries.get(name)
         if old is not None and old.alive:
             raise PodStateError(f'app "{name}" exists and runs')
@@ -175,26 +178,28 @@ class Operations:
         pid = 0
 
         def copied(code: int) -> None:
-            self._copying.discard(pid)
-            if code == 0:
+            del self._filling[app.name]
+            removals = self._removing.pop(app.name, [])
+            if code == 0 and not removals:
                 self._answered(reply, lambda: self._fill(app, plan, fills, reply))
                 return
             for left in (fill, *fills):
                 left.discard()
             self._forget(app.name)
-            reply(
-                {
-                    "error": f'app "{app.name}": cannot fill the volume "{fill.destination}": '
-                    + (f"cp exited with status {code}" if code > 0 else "cp was killed")
-                }
-            )
+            why = f"cp exited with status {code}" if code > 0 else "cp was killed"
+            if removals:
+                why = "the app was removed meanwhile"
+            text = f'app "{app.name}": cannot fill the volume "{fill.destination}": {why}'
+            reply({"error": text})
+            for removed in removals:
+                removed({})
 
         try:
             program = proc.find_program(fill.argv[0]) or fill.argv[0]
             stdio = (null, null, null)
             argv = [program, *fill.argv[1:]]
             pid = self._host.children.spawn_tied(argv, stdio, fill.fd, copied)
-            self._copying.add(pid)
+            self._filling[app.name] = pid
         except OSError:
             for left in (fill, *fills):
                 left.discard()
@@ -296,6 +301,10 @@ class Operations:
         entry.waiting.append(("stop", reply))
 
     def _remove(self, name: str, _request: Message, reply: Reply) -> None:
+        if name in self._filling:  # nobody else may have the name before its volumes are gone
+            self._removing.setdefault(name, []).append(reply)
+            kill(self._filling[name])
+            return
         entry = self._entries.get(name)
         if entry is None or entry.run is None or (entry.swept and not entry.alive):
             self._forget(name)
@@ -308,8 +317,8 @@ class Operations:
     # What comes of it
 
     def _step(self) -> None:
-        if self._copying and (self._host.stopping or not self._host.init_alive):
-            for pid in self._copying:
+        if self._filling and (self._host.stopping or not self._host.init_alive):
+            for pid in self._filling.values():
                 kill(pid)
         for name, entry in list(self._entries.items()):
             run = entry.run
