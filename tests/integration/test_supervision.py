@@ -246,7 +246,7 @@ def test_on_failure_until_it_succeeds(rkt: RktContext, image: str) -> None:
 
 def test_always_until_it_is_stopped(rkt: RktContext, image: str) -> None:
     uuid = start(rkt, image, "sleep 1000 & ps; echo over", "--restart=always")
-    rkt.wait_for(lambda: status(rkt, uuid).get("app-restarts") == "2")
+    rkt.wait_for(lambda: int(status(rkt, uuid).get("app-restarts", 0)) >= 2)
     found = status(rkt, uuid)
     assert (found["state"], found["app-last-reason"]) == ("running", "exited with status 0")
     end(rkt, uuid)
@@ -262,7 +262,7 @@ def test_each_app_restarts_on_its_own(rkt: RktContext, image: str) -> None:
         OPEN, "run", "--detach", "--restart=on-failure",
         image, "--name=good", *SHELL, "sleep 1000", "---", image, "--name=bad", *SHELL, "exit 1",
     ).stdout.strip()  # fmt: skip
-    rkt.wait_for(lambda: status(rkt, uuid).get("bad-restarts") == "2")
+    rkt.wait_for(lambda: int(status(rkt, uuid).get("bad-restarts", 0)) >= 2)
     assert "good-restarts" not in status(rkt, uuid)
     end(rkt, uuid)
 
