@@ -175,7 +175,6 @@ class Operations:
             return
         fill = fills.pop(0)
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        pid = 0
 
         def copied(code: int) -> None:
             del self._filling[app.name]
@@ -198,8 +197,7 @@ class Operations:
             program = proc.find_program(fill.argv[0]) or fill.argv[0]
             stdio = (null, null, null)
             argv = [program, *fill.argv[1:]]
-            pid = self._host.children.spawn_tied(argv, stdio, fill.fd, copied)
-            self._filling[app.name] = pid
+            self._filling[app.name] = self._host.children.spawn_tied(argv, stdio, fill.fd, copied)
         except OSError:
             for left in (fill, *fills):
                 left.discard()
