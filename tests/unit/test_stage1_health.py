@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
@@ -130,3 +131,22 @@ def test_each_run_has_its_own_start_period(world: World) -> None:
     world.clock.pass_time(1)
     world.checks.pop()(1)
     assert len(world.told) == 1
+
+
+@pytest.mark.parametrize("room", range(5))
+def test_no_descriptors_are_no_reason_to_end_an_app(world: World, room: int) -> None:
+    world.begin(os.getpid())
+    before = os.listdir("/proc/self/fd")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    next_fd = os.dup(0)
+    os.close(next_fd)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next_fd + room, hard))
+    try:
+        world.clock.pass_time(1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if not world.checks:
+        assert world.told == ['app "a": cannot check its health: Too many open files']
+        assert os.listdir("/proc/self/fd") == before
+        world.clock.pass_time(1)
+    assert len(world.checks) == 1

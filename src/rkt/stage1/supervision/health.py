@@ -82,14 +82,28 @@ class Health:
     def _check(self) -> None:
         self._timer = None
         self._output = b""
+        try:
+            self._reading = self._start_command()
+        except OSError as err:  # a full disk, no descriptors: no reason to end a healthy app
+            self._host.say(f'app "{self._app.name}": cannot check its health: {err.strerror}')
+            self._timer = self._host.loop.after(self._plan.interval, self._check)
+            return
+        os.set_blocking(self._reading, False)
+        self._host.loop.watch(self._reading, self._read)
+        self._limit = self._host.loop.after(self._plan.timeout, self._too_long)
+
+    def _start_command(self) -> int:
+        """Let the runtime start the command; gives where its output comes from."""
         path = f"{self._app.bundle}/health.json"
         process = {**self._app.process, "terminal": False, "args": self._plan.command}
         process.pop("consoleSize", None)
-        out_r, out_w = os.pipe()
-        in_r, in_w = os.pipe()
-        os.close(in_w)  # nothing to read; crun gives what is stdin to the app's user: not /dev/null
-        self._app.plan.give(out_w, in_r)
+        opened: list[int] = []
         try:
+            # Nothing to read, but not /dev/null: crun gives what is stdin to the app's user.
+            opened += os.pipe()
+            opened += os.pipe()
+            stdin, _, output, out_w = opened
+            self._app.plan.give(out_w, stdin)
             with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
                 file.write(quickjson.dumps(process))
             with open(f"{path}.log", "w", encoding="utf-8"):  # only of this check
@@ -97,19 +111,12 @@ class Health:
             argv = self._host.runtime.exec_argv(
                 self._app.ident, path, f"{path}.pid", log_file=f"{path}.log"
             )
-            self._starter = self._host.children.spawn(argv, (in_r, out_w, out_w), self._started)
-        except OSError as err:  # a full disk: no reason to end a healthy app
-            os.close(out_r)
-            self._host.say(f'app "{self._app.name}": cannot check its health: {err.strerror}')
-            self._timer = self._host.loop.after(self._plan.interval, self._check)
-            return
+            self._starter = self._host.children.spawn(argv, (stdin, out_w, out_w), self._started)
+            opened.remove(output)
+            return output
         finally:
-            os.close(out_w)
-            os.close(in_r)
-        os.set_blocking(out_r, False)
-        self._reading = out_r
-        self._host.loop.watch(out_r, self._read)
-        self._limit = self._host.loop.after(self._plan.timeout, self._too_long)
+            for fd in opened:
+                os.close(fd)
 
     def _read(self) -> None:
         try:
