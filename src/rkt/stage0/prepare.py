@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from rkt import const, log
 from rkt.errors import RktError
@@ -183,9 +184,21 @@ def _write(pod: Pod, name: str, data: bytes) -> None:
 
 
 def save_uuid(path: str, uuid: str) -> None:
-    """Write the UUID of a pod to the file that the caller asked for, without a newline."""
+    """Write the UUID of a pod to the file that the caller asked for, without a newline.
+
+    Who waits for the file never finds it empty.  One that is there stays the same file.
+    """
+    data = uuid.encode()
     try:
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(uuid)
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            atomic.write_file(os.path.realpath(path), data, durable=False)
+            return
+        with os.fdopen(fd, "wb", buffering=0) as file:
+            file.write(data)
+            if stat.S_ISREG(os.fstat(fd).st_mode):
+                file.truncate()
     except OSError as err:
+        err.filename = path  # not that of the file before it got its name
         raise RktError("cannot save the UUID of the pod") from err
