@@ -22,9 +22,14 @@ LOOPBACK = ("127.", "localhost", "::1")
 
 
 def pytest_configure() -> None:
-    """Have SIGHUP end what the tests start, though they may run under nohup."""
-    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    """Have signals end what the tests start, though they may run under nohup or in the background.
+
+    A shell without job control has what it starts with `&` ignore SIGINT and SIGQUIT.
+    """
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            is_interrupt = number == signal.SIGINT
+            signal.signal(number, signal.default_int_handler if is_interrupt else signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
