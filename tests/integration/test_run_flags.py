@@ -263,7 +263,7 @@ def test_bytes_that_no_manifest_can_hold(rkt: RktContext) -> None:
         ((path, "--", bad), r'argument is not UTF-8: "caf\xe9"', {}),
         *(
             ((path, f"--{name}={bad}"), refused(name, r"caf\xe9"), {})
-            for name in ("user", "group", "exec", "working-dir", "health-cmd")
+            for name in ("user", "group", "exec", "working-dir", "health-cmd", "seccomp")
         ),
         *(
             ((path, f"--{name}=a={bad}"), refused(name, r"a=caf\xe9"), {})

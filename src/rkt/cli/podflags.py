@@ -23,10 +23,10 @@ HOST, NONE, AUTO = "host", "none", "auto"
 _OLD_NET = {"true": "default", "false": HOST}
 _ONCE = ("signature", "exec", "seccomp")
 _TEXTS = (
-    "annotation", "exec", "group", "health-cmd", "user", "user-annotation", "user-label",
-    "working-dir",
+    "annotation", "exec", "group", "health-cmd", "seccomp", "user", "user-annotation",
+    "user-label", "working-dir",
 )  # fmt: skip
-"""What goes into a manifest as it is: others have a grammar of their own."""
+"""What goes into a manifest as it is, or in part: others are checked by their grammar."""
 STAGE1_KINDS = {
     "url": "URL of an image to use as stage1",
     "path": "path of an image to use as stage1",
