@@ -14,6 +14,7 @@ import pytest
 
 from rkt_testkit.network import (
     PLUGINS,
+    Deaf,
     Outside,
     Running,
     Server,
@@ -626,6 +627,55 @@ def test_rm_releases_too(rkt: RktContext, image: str) -> None:
     assert len(leases(rkt)) == 1
     rkt.rkt("rm", pod.uuid)
     assert leases(rkt) == []
+
+
+def _linger(rkt: RktContext, image: str, net: str, host: str) -> subprocess.Popen[bytes]:
+    """Start a pod that has sent more than its peer takes: the kernel goes on sending for it after
+    its end, some minutes long, and keeps the network namespace for that.
+    """
+    process = rkt.spawn(
+        OPEN, "run", f"--net={net}", image, "--",
+        f"nc {host} 7 </dev/zero & echo ready; read x || exec sleep 1000",
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    rkt.wait_for(lambda: bool(_unsent(rkt)))
+    return process
+
+
+def _unsent(rkt: RktContext) -> list[str]:
+    """Give the connections to port 7 of the context with data that is not taken."""
+    lines = rkt.run([*rkt.enter_argv(), "ss", "-Htn", "sport", "=", "7"]).stdout.splitlines()
+    return [line for line in lines if int(line.split()[1]) > 1 << 16]
+
+
+def _links(rkt: RktContext) -> list[str]:
+    done = rkt.run([*rkt.enter_argv(), "ip", "-o", "link", "show", "type", "veth"])
+    return [line.split()[1] for line in done.stdout.splitlines()]
+
+
+@pytest.mark.usefixtures("bridge")
+@pytest.mark.parametrize(
+    ("net", "host", "end"),
+    [("default", "172.16.28.1", "stop"), ("default", "172.16.28.1", "kill"),
+     ("lan", "10.77.0.1", "kill")],
+)  # fmt: skip
+def test_unsent_data_keeps_no_interface(
+    rkt: RktContext, image: str, net: str, host: str, end: str
+) -> None:
+    write_conf(rkt, "10-lan.conf", BRIDGE)
+    with Deaf(rkt.holder, 7):
+        process = _linger(rkt, image, net, host)
+        assert len(_links(rkt)) == 1
+        if end == "stop":
+            process.terminate()
+            assert process.wait(30) == 143
+        else:
+            process.kill()
+            process.wait(10)
+            assert collect(rkt) == ""
+        assert _unsent(rkt)  # the kernel still holds what it was all about
+        assert _links(rkt) == []
 
 
 def test_killed_while_a_plugin_runs(rkt: RktContext, image: str) -> None:

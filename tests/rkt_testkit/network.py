@@ -52,6 +52,12 @@ while True:
     data, peer = u.recvfrom(65536)
     u.sendto(text(peer), peer)
 """
+_DEAF = """
+import socket, sys, time
+s = socket.create_server(("0.0.0.0", int(sys.argv[1])))
+print("ready", flush=True)
+time.sleep(1000)
+"""
 _CLIENT = """
 import socket, sys
 kind, ip, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
@@ -73,19 +79,17 @@ def in_namespace(pid: int, argv: Sequence[str]) -> list[str]:
     return ["nsenter", "--target", str(pid), "--net", "--", *argv]
 
 
-class Server:
-    """A server in the network namespace of a process, of TCP (or SCTP) and UDP."""
+class _Program:
+    """A Python program in the network namespace of a process, until the end of the block."""
 
-    def __init__(self, pid: int, name: str, port: int, *, sctp: bool = False) -> None:
-        argv = in_namespace(
-            pid, [sys.executable, "-c", _SERVER, name, str(port), *(["sctp"] if sctp else [])]
-        )
+    def __init__(self, pid: int, code: str, *words: str) -> None:
+        argv = in_namespace(pid, [sys.executable, "-c", code, *words])
         self._process = subprocess.Popen(argv, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == b"ready\n"
 
-    def __enter__(self) -> Server:
-        return self
+    def __enter__(self) -> None:
+        pass
 
     def __exit__(
         self,
@@ -97,6 +101,20 @@ class Server:
         self._process.wait()
         assert self._process.stdout is not None
         self._process.stdout.close()
+
+
+class Server(_Program):
+    """A server in the network namespace of a process, of TCP (or SCTP) and UDP."""
+
+    def __init__(self, pid: int, name: str, port: int, *, sctp: bool = False) -> None:
+        super().__init__(pid, _SERVER, name, str(port), *(["sctp"] if sctp else []))
+
+
+class Deaf(_Program):
+    """A server that takes connections, and nothing that comes by them."""
+
+    def __init__(self, pid: int, port: int) -> None:
+        super().__init__(pid, _DEAF, str(port))
 
 
 def ask(pid: int, ip: str, port: int, kind: str = "tcp") -> str:

@@ -1,28 +1,25 @@
 """Leaving a point-to-point network without waiting for the kernel.
 
 Deleting a link, as the plugin does, takes the kernel some 60 ms.  Here the link only goes down,
-which removes its routes at once; it vanishes with the pod's namespace a moment later.  The plugin
-still releases the address; the masquerading rule, which it would not touch without a namespace, is
-removed beside it.
+which removes its routes at once; it vanishes with the pod's namespace a moment later, or is deleted
+at the end after all if the kernel still sends for the pod.  The plugin still releases the address;
+the masquerading rule, which it would not touch without a namespace, is removed beside it.
 """
 
 from __future__ import annotations
 
-import _socket
-from fcntl import ioctl
+import errno
 
 from rkt.errors import NetworkError
-from rkt.network import firewall
+from rkt.network import firewall, links, netns, result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from rkt.network.attach import Caller
     from rkt.network.record import Attachment
 
-_SIOCSIFFLAGS = 0x8914
-_NAME_LIMIT = 15
 _OLD = ("0.1.0", "0.2.0")  # do not name their interfaces
 
 
@@ -33,20 +30,14 @@ def link_of(item: Attachment) -> str:
         return ""
     if any(address.version != 4 for address in item.addresses):
         return ""
-    interfaces = (item.result or {}).get("interfaces")
-    names = [
-        found.get("name")
-        for found in (interfaces if isinstance(interfaces, list) else [])
-        if isinstance(found, dict) and not found.get("sandbox")
-    ]
-    name = names[0] if len(names) == 1 else ""
-    return name if isinstance(name, str) and 0 < len(name) <= _NAME_LIMIT else ""
+    names = [name for name, _ in result.host_ends(item.result or {})]
+    return names[0] if len(names) == 1 else ""
 
 
 def remove(caller: Caller, item: Attachment, link: str) -> Iterator[NetworkError | None]:
     """Leave the network; `caller` has no namespace.  As `Caller.remove`."""
     try:
-        _down(link)
+        links.shut(link)
     except OSError as err:
         yield NetworkError(f'cannot shut interface "{link}": {err.strerror}')
     uuid, name = caller.record.uuid, item.conf.name
@@ -63,9 +54,20 @@ def remove(caller: Caller, item: Attachment, link: str) -> Iterator[NetworkError
         yield err
 
 
-def _down(link: str) -> None:
-    sock = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+def finish(namespace: int, items: Iterable[Attachment]) -> Iterator[NetworkError]:
+    """Delete the links that were left, if the namespace outlives the pod's processes, all of which
+    have ended; gives the failures.
+    """
+    names = [name for name in map(link_of, items) if name]
     try:
-        ioctl(sock.fileno(), _SIOCSIFFLAGS, link.encode().ljust(40, b"\0"))
-    finally:
-        sock.close()
+        if not names or not netns.sockets(namespace):
+            return
+    except (NetworkError, OSError) as err:
+        yield NetworkError(f"cannot look for the pod's connections: {err}")
+        return
+    for name in names:
+        try:
+            links.delete_link(name)
+        except OSError as err:
+            if err.errno != errno.ENODEV:
+                yield NetworkError(f'cannot delete interface "{name}": {err.strerror}')

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import _socket
+import errno
 import os
 import time
 
 from rkt import log
 from rkt.errors import LockedError, NetworkError, describe
 from rkt.linux import lock
-from rkt.network import firewall, record, result
+from rkt.network import firewall, links, record, result
 from rkt.network.attach import Caller, filtered
 
 TYPE_CHECKING = False
@@ -18,15 +19,16 @@ if TYPE_CHECKING:
 
 _PATIENCE = 10.0
 _LEASES = "/var/lib/cni/networks"
+_LINKS = "veth"  # what both plugins call their ends on the host
 _DHCP = "/run/cni/dhcp.sock"
 
 
 def reclaim(pod_dir: str, uuid: str) -> list[str]:
     """Release what is recorded for a pod that has ended; gives what could not be released.
 
-    The namespace is gone.  Plugins get the chance to release what they gave; then whatever is
-    provably the pod's is removed, whether they are still installed or not: leases with its UUID,
-    firewall chains named after it.
+    The namespace has no processes any more.  Plugins get the chance to release what they gave;
+    then whatever is provably the pod's is removed, whether they are still installed or not: leases
+    with its UUID, firewall chains named after it, and before all links that still lead to it.
     """
     found = record.load(pod_dir)
     if found is None:
@@ -52,6 +54,7 @@ def _release(found: record.Record, pod_dir: str, lock_fd: int) -> list[str]:
     except NetworkError as err:
         left.append(describe(err))
     for item in reversed(found.attachments):
+        left += _delete_links(item)
         failed = [failure for failure in caller.remove(item) if failure is not None]
         failures += failed
         if failed and not _release_leases(item, found.uuid):
@@ -66,6 +69,27 @@ def _release(found: record.Record, pod_dir: str, lock_fd: int) -> list[str]:
     if not left:
         record.forget(pod_dir)
     return left
+
+
+def _delete_links(item: Attachment) -> list[str]:
+    """Delete what still leads to a namespace without processes; gives what is not possible.
+
+    The kernel keeps it for minutes if the pod has sent what nobody took.  The name may be another
+    pod's by now: the MAC address tells.
+    """
+    if item.conf.plugins[0]["type"] not in ("bridge", "ptp"):
+        return []
+    failed = []
+    for name, mac in result.host_ends(item.result or {}):
+        if not name.startswith(_LINKS) or not mac:  # the bridge itself stays
+            continue
+        try:
+            if links.mac_address(name) == mac.lower():
+                links.delete_link(name)
+        except OSError as err:
+            if err.errno != errno.ENODEV:
+                failed.append(f'cannot delete interface "{name}": {err.strerror}')
+    return failed
 
 
 def _own_addresses(found: record.Record) -> list[str]:

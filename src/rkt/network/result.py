@@ -8,6 +8,7 @@ from rkt.errors import NetworkError
 
 _MAX_ADDRESSES = 64
 _MAX_DNS = 64
+_NAME_LIMIT = 15
 
 
 class Address:
@@ -71,6 +72,18 @@ def addresses(raw: dict[str, object]) -> list[Address]:
         if _in_pod(item.get("interface"), interfaces):
             entries.append((item.get("address"), item.get("gateway")))
     return [_address(text, gateway) for text, gateway in entries]
+
+
+def host_ends(raw: dict[str, object]) -> list[tuple[str, str]]:
+    """Give names and MAC addresses ("" if not told) of the interfaces on the host in a result."""
+    interfaces = raw.get("interfaces")
+    found = []
+    for item in interfaces if isinstance(interfaces, list) else []:
+        if isinstance(item, dict) and not item.get("sandbox"):
+            name, mac = item.get("name"), item.get("mac", "")
+            if isinstance(name, str) and 0 < len(name) <= _NAME_LIMIT and isinstance(mac, str):
+                found.append((name, mac))
+    return found
 
 
 def _in_pod(index: object, interfaces: object) -> bool:

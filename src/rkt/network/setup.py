@@ -265,6 +265,7 @@ class PodNetwork:
             log.debug(f"{describe(err)}")
         work = self._removal or self._detach_all()
         self._failures += [failure for failure in work if failure is not None]
+        self._failures += direct.finish(self._netns, self.record.attachments)
         for failure in self._failures:
             log.warning(f"{describe(failure, debug=log.is_debug())}; rkt gc will try again")
         if not self._failures:
