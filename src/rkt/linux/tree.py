@@ -86,6 +86,17 @@ def _rmdir(dir_fd: int, name: str) -> None:
         os.rmdir(name, dir_fd=dir_fd)
 
 
+def _remove_empty(dir_fd: int, name: str) -> bool:
+    """Remove a directory if that takes no more than one call, as is so of most in a pod."""
+    try:
+        os.rmdir(name, dir_fd=dir_fd)
+    except FileNotFoundError:
+        pass
+    except OSError:  # it has something in it, is mounted on or protected
+        return False
+    return True
+
+
 def _unprotect(dir_fd: int, name: str) -> bool:
     """Clear immutable and append-only flags of a file and of its directory."""
     done = False
@@ -150,6 +161,8 @@ def _empty(top: int) -> None:
                 _rmdir(stack[-1][0], name)
                 continue
             child = todo.pop()
+            if _remove_empty(fd, child):
+                continue
             if len(stack) >= _MAX_OPEN:
                 moved += 1
                 os.rename(child, f".rkt-rm-{os.getpid()}-{moved}", src_dir_fd=fd, dst_dir_fd=top)
