@@ -58,6 +58,8 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 
 def test_the_directory_is_roots_alone(rig: Rig) -> None:
     assert os.stat(rig.directory).st_mode & 0o777 == 0o700
+    assert os.listdir(rig.directory) == []
+    rig.writer.write(logs.STDOUT, b"x")
     assert os.stat(f"{rig.directory}/00000001").st_mode & 0o777 == 0o600
 
 

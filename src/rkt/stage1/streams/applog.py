@@ -29,7 +29,7 @@ _NEWLINE = 10
 class AppLog:
     """Writes the log of one app; never raises and never waits for anything but the disk.
 
-    Two files at most are kept, each of half the size.  What cannot be written is counted and
+    The first file comes with the first output.  Two files at most are kept, each of half the size.  What cannot be written is counted and
     dropped, and the log says so once it can be written again.
     """
 
@@ -51,7 +51,6 @@ class AppLog:
         self._gap = [False, False, False]
         self._middle = [False, False, False]
         self._number = _last(directory)
-        self._begin()
 
     def write(self, stream: int, data: bytes) -> None:
         """Append what an app wrote to a stream."""
