@@ -132,7 +132,7 @@ def spoil(path: str, how: str) -> None:
     [
         ("oci-state", ["enter", "attach", "stop"]),
         ("bundle/app/config.json", ["enter"]),
-        ("stage1/rootfs/rkt/pids/app", ["enter"]),
+        ("stage1/rootfs/rkt/status/app.pid", ["enter"]),
         ("stage1/rootfs/rkt/iottymux/app/endpoints", ["attach"]),
     ],
 )

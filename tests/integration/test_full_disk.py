@@ -252,8 +252,8 @@ def test_a_running_pod(rkt: RktContext, disk: SmallDisk, archive: str, kind: str
 def app_pid(disk: SmallDisk, uuid: str) -> int:
     """Give the process of the pod's app as the host counts."""
     for top, _, names in os.walk(f"{disk.path}/pods/run/{uuid}/overlay"):
-        if top.endswith("/rkt/pids") and "app" in names:
-            with open(f"{top}/app") as file:
+        if top.endswith("/rkt/status") and "app.pid" in names:
+            with open(f"{top}/app.pid") as file:
                 return int(file.read().split()[0])
     raise AssertionError("the app has no process")
 

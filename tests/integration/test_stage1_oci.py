@@ -139,8 +139,8 @@ class Pod:
 
     def wait_started(self, *apps: str) -> None:
         """Wait until the apps run."""
-        directory = f"{self.dir}/stage1/rootfs/rkt/pids"
-        eventually(lambda: all(os.path.exists(f"{directory}/{app}") for app in apps))
+        directory = f"{self.dir}/stage1/rootfs/rkt/status"
+        eventually(lambda: all(os.path.exists(f"{directory}/{app}.pid") for app in apps))
 
     def locked(self) -> bool:
         fd = os.open(self.dir, os.O_RDONLY | os.O_DIRECTORY)
@@ -243,7 +243,7 @@ def test_several_apps_are_told_apart_by_line(pod: Pod) -> None:
     pod.shell("one", "echo a1; printf a2; echo err >&2")
     pod.shell("two", "echo b1; head -c 70000 /dev/zero | tr '\\0' x")
     status, out, err = pod.run()
-    pids = {app: pod.read(f"stage1/rootfs/rkt/pids/{app}").split()[0] for app in ("one", "two")}
+    pids = {app: pod.read(f"stage1/rootfs/rkt/status/{app}.pid").split()[0] for app in ("one", "two")}
     lines = out.splitlines()
     assert status == 0
     assert [line for line in lines if line.startswith("one")] == [

@@ -48,7 +48,7 @@ def make(data: object, where: str, uuid: str = UUID) -> str:
 def ran(pod: str, **why: object) -> None:
     write(f"{pod}/pid", "1\n", 120)
     rkt = f"{pod}/stage1/rootfs/rkt"
-    write(f"{rkt}/pids/one", "2 3\n", 130)
+    write(f"{rkt}/status/one.pid", "2 3\n", 130)
     reason = {"kind": "exited", "text": "exited with status 3", "status": 3, "time": 140 * S, **why}
     write(f"{rkt}/status/one.reason", reason)
     if not why.get("again"):
@@ -153,7 +153,7 @@ def test_the_end_of_a_killed_supervisor_is_estimated(tmp_path: Path) -> None:
 def test_an_end_that_is_guessed_comes_after_the_start(tmp_path: Path) -> None:
     pod = make(tmp_path, "run")
     write(f"{pod}/pid", "1\n", 120)
-    write(f"{pod}/stage1/rootfs/rkt/pids/one", "2 3\n", 130)
+    write(f"{pod}/stage1/rootfs/rkt/status/one.pid", "2 3\n", 130)
     os.utime(pod, ns=(125 * S, 125 * S))
     assert short(past(tmp_path))[-3:] == [
         "130 app started", "130 app exited", "130 pod exited",

@@ -121,7 +121,6 @@ def test_handlers_and_stops() -> None:
 def pod(tmp_path: Path) -> lifecycle.Pod:
     made = lifecycle.create(str(tmp_path))
     os.makedirs(f"{made.path}/stage1/rootfs/rkt/status")
-    os.makedirs(f"{made.path}/stage1/rootfs/rkt/pids")
     return made
 
 
@@ -165,7 +164,7 @@ def test_without_a_record_the_exit_code_tells(pod: lifecycle.Pod) -> None:
 
 
 def test_of_a_running_pod_only_what_was_recorded(pod: lifecycle.Pod) -> None:
-    write(pod, f"{RKT}/pids/web", b"1\n")
+    write(pod, f"{RKT}/status/web.pid", b"1\n")
     assert why(pod, "running") is None
     end = reason.End(3, "exited", "exited with status 3")
     write(pod, f"{RKT}/status/web.reason", end.encode(restarts=1, again=True))
@@ -182,7 +181,7 @@ def test_the_supervisor_was_killed(pod: lifecycle.Pod) -> None:
     assert why(pod) == "was not started: its supervisor was killed before"
     write(pod, "pid", b"1\n")
     assert why(pod) == "no exit status was recorded"
-    write(pod, f"{RKT}/pids/web", b"1\n")
+    write(pod, f"{RKT}/status/web.pid", b"1\n")
     assert why(pod) == "its supervisor was killed while it ran"
 
 
@@ -191,21 +190,21 @@ def test_an_app_that_was_only_added(pod: lifecycle.Pod) -> None:
     write(pod, f"{RKT}/status/web-created")
     assert why(pod, "running") is None
     assert why(pod) == "was not started"
-    write(pod, f"{RKT}/pids/web", b"1\n")
+    write(pod, f"{RKT}/status/web.pid", b"1\n")
     assert why(pod) == "its supervisor was killed while it ran"
 
 
 def test_killed_while_it_was_to_start_again(pod: lifecycle.Pod) -> None:
     end = reason.End(3, "exited", "exited with status 3")
     write(pod, f"{RKT}/status/web.reason", end.encode(restarts=1, again=True))
-    write(pod, f"{RKT}/pids/web", b"1\n")
+    write(pod, f"{RKT}/status/web.pid", b"1\n")
     assert why(pod) == "its supervisor was killed while it ran"
 
 
 def test_the_host_was_rebooted(pod: lifecycle.Pod) -> None:
     write(pod, "boot-id", BOOTED)
     assert why(pod) == "was not started: the host was rebooted, or crashed, before"
-    write(pod, f"{RKT}/pids/web", b"1\n")
+    write(pod, f"{RKT}/status/web.pid", b"1\n")
     assert why(pod) == "the host was rebooted, or crashed, while it ran"
     with open("/proc/sys/kernel/random/boot_id", "rb") as file:
         write(pod, "boot-id", file.read())

@@ -160,7 +160,7 @@ class Tracker:
         self, pod: Pod, base: str, app: str, why: reason.Reason | None, found: list[Event], end: int
     ) -> None:
         created = pod.mtime(f"{base}/status/{app}-created")
-        started = pod.mtime(f"{base}/pids/{app}") or pod.mtime(f"{base}/status/{app}-started")
+        started = pod.mtime(f"{base}/status/{app}.pid") or pod.mtime(f"{base}/status/{app}-started")
         self._note(found, pod, app, "created", created)
         if why is None or not why.again or (started or 0) <= why.time:
             self._note(found, pod, app, "started", started)

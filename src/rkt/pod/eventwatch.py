@@ -38,7 +38,7 @@ _DATABASE = libc.IN_MODIFY | libc.IN_CLOSE_WRITE | libc.IN_CREATE | libc.IN_ONLY
 _DATABASE_PAUSES = (0.0, 0.05, 1.0)
 _LOCK_PAUSES = tuple(0.001 * 2**step for step in range(11))
 _OWN_FILES = (b"pod", b"pid", b"ppid", b"oci-state")
-_PARTS = ("", "rkt", "rkt/status", "rkt/pids", "rkt/health")
+_PARTS = ("", "rkt", "rkt/status", "rkt/health")
 
 
 class _Live:

@@ -42,7 +42,7 @@ def of_apps(pod: Pod, state: str, apps: Sequence[str]) -> dict[str, Reason]:
         elif app in codes:
             found[app] = Reason("exited", f"exited with status {codes[app]}", codes[app])
         elif state in ENDED:
-            started = pod.exists(f"{base}/pids/{app}")
+            started = pod.exists(f"{base}/status/{app}.pid")
             if not started and pod.exists(f"{base}/status/{app}-created"):
                 found[app] = Reason("created", "was not started")  # nobody asked for it
             else:

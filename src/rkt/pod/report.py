@@ -105,7 +105,7 @@ def app(
     base = f"{of.stage1_rootfs()}/rkt"
     status = f"{base}/status/{one.name}"
     created = of.mtime(f"{status}-created") or of.created()
-    started = of.mtime(f"{status}-started") or of.mtime(f"{base}/pids/{one.name}")
+    started = of.mtime(f"{status}-started") or of.mtime(f"{status}.pid")
     finished = of.mtime(status)
     if finished is not None:
         found = EXITED

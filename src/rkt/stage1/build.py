@@ -92,7 +92,7 @@ _PACKAGES = {
     "stage1": (),
 }
 _DIRECTORIES = (
-    "dev", "dev/shm", "etc", "opt", "opt/stage2", "proc", "rkt", "rkt/env", "rkt/pids",
+    "dev", "dev/shm", "etc", "opt", "opt/stage2", "proc", "rkt", "rkt/env",
     "rkt/status", "sys", "tmp", "usr", "usr/bin", "usr/lib", "usr/libexec", _LIB, "var",
 )  # fmt: skip
 # -B: it may run from the tree store, which nobody may write to.  -X utf8: as rkt itself.

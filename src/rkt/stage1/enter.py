@@ -92,7 +92,7 @@ def _config(pod_dir: str, app: str) -> dict[str, object]:
 
 
 def _app_pid(pod_dir: str, app: str) -> int:
-    path = f"{pod_dir}/stage1/rootfs/rkt/pids/{app}"
+    path = f"{pod_dir}/stage1/rootfs/rkt/status/{app}.pid"
     try:
         pid, started = (int(word) for word in regular.read(path, _LONGEST).split())
     except (FileNotFoundError, ValueError):

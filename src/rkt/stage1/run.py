@@ -420,7 +420,7 @@ class Pod:
             bandwidth.limit(self._init_pid(), rate, self.unenforced)
 
     def _directories(self) -> None:
-        for name in ("status", "env", "pids"):
+        for name in ("status", "env"):
             os.makedirs(f"{self.rootfs}/rkt/{name}", 0o755, exist_ok=True)
         for name in ("runtime", "bundle"):
             os.mkdir(f"{self.dir}/{name}", 0o700)

@@ -109,7 +109,7 @@ def test_pods_are_kept_apart_by_their_categories(rkt: RktContext, image: str) ->
             status, said = inside(rkt, pods[name], f"cat /data/{closed}")
             assert (status, said) == (1, f"cat: can't open '/data/{closed}': Permission denied\n")
     assert context_of(f"{shared}/of-host") == before, "what is the host's was relabelled"
-    (pids,) = glob.glob(f"{rkt.data}/pods/run/{pods['a']}/overlay/*/upper/rkt/pids/*")
+    (pids,) = glob.glob(f"{rkt.data}/pods/run/{pods['a']}/overlay/*/upper/rkt/status/*.pid")
     with open(pids) as file:
         root = f"/proc/{file.read().split()[0]}/root"
     for path in ("bin/busybox", "dev/null", "dev/shm", "dev/mqueue", "tmp"):

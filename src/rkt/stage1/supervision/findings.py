@@ -96,7 +96,7 @@ class Findings:
 
     def record_start(self, app: AppRun) -> None:
         """Write which process is the app's."""
-        path = f"{self._rkt_dir}/pids/{app.name}"
+        path = f"{self._rkt_dir}/status/{app.name}.pid"
         text = f"{app.pid} {identity.start_time(app.pid)}\n"
         try:
             atomic.write_file(path, text.encode(), durable=False)

@@ -391,9 +391,9 @@ class Operations:
         if entry is not None and pod.layout is not None:
             for left in cgroup.remove(pod.layout, entry.plan.cgroup):
                 log.warning(f'cannot remove cgroup "{left}"')
-        for left in (name, f"{name}.reason", f"{name}-created", f"{name}-started"):
-            _unlink(f"{host.rkt_dir}/status/{left}")
-        for kind in ("env", "pids", "health"):
+        for left in ("", ".reason", ".pid", "-created", "-started"):
+            _unlink(f"{host.rkt_dir}/status/{name}{left}")
+        for kind in ("env", "health"):
             _unlink(f"{host.rkt_dir}/{kind}/{name}")
         if os.path.exists(f"{pod.dir}/overlay-prepared"):
             self._unmount(name)
