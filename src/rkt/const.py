@@ -33,6 +33,11 @@ STAGE1_HOST_MOUNTS = STAGE1_PREFIX + "host-mounts"
 """Ours: `true` says that the run program wants the mount namespace that stage0 left."""
 HOST_MOUNTS_ENV = "RKT_HOST_MOUNTS_FD"
 STAGE1_MUTABLE = STAGE1_PREFIX + "mutable"
+STAGE2_DIR = "stage1/rootfs/opt/stage2"
+"""Below a pod's directory: the roots of its apps, `<app>/rootfs`.
+
+Members of the group read what a pod is, but must not come upon set-uid programs: mode 0700.
+"""
 STAGE2_PREFIX = "coreos.com/rkt/stage2/"
 """Annotations of an app: `stdin`, `stdout`, `stderr` say where its streams go."""
 STAGE1_OCI_NAME = "coreos.com/rkt/stage1-oci"

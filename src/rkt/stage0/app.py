@@ -233,7 +233,7 @@ def _fill(pod: Pod, name: str, manifest: bytes, rendered: Tree) -> None:
     if not pod.exists("overlay-prepared"):
         from rkt.image import render
 
-        rootfs = f"{base}/stage1/rootfs/opt/stage2/{name}/rootfs"
+        rootfs = f"{base}/{const.STAGE2_DIR}/{name}/rootfs"
         os.makedirs(rootfs, 0o755)
         render.copy_tree(rendered.rootfs, rootfs)
         return
@@ -256,7 +256,7 @@ def _discard(pod: Pod, name: str) -> None:
             if tree_id != stage1:  # whose upper directory has no apps but stage1's own files
                 found += [(f"overlay/{tree_id}/{kind}", name) for kind in ("upper", "work")]
     else:
-        found.append(("stage1/rootfs/opt/stage2", name))
+        found.append((const.STAGE2_DIR, name))
     for parent, entry in found:
         try:
             fd = lock.open_dir(parent, dir_fd=pod.fd)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from rkt.const import STAGE2_DIR
 from rkt.errors import KernelError, PodStateError, RktError
 from rkt.image import render
 from rkt.image.build import build_aci
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from rkt.store.images import Store
 
 _STATES = ("exited", "exited garbage")
-STAGE2 = "stage1/rootfs/opt/stage2"
 
 
 def refuse_unless_exited(pod: Pod) -> None:
@@ -42,7 +42,7 @@ def export(store: Store, pod: Pod, app: str, target: str, *, overwrite: bool) ->
         raise RktError(f'pod "{pod.uuid}": the image manifest of app "{app}" is missing')
     decode_image_manifest(manifest, where=f'pod "{pod.uuid}": image manifest of app "{app}"')
     has_overlay = pod.exists("overlay-prepared")
-    root = f"{STAGE2}/{app}/rootfs"
+    root = f"{STAGE2_DIR}/{app}/rootfs"
     users = privateusers.read(pod)
     if not has_overlay:
         _refuse_mounts(pod, root)

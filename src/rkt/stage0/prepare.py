@@ -117,30 +117,27 @@ class Preparer:
         os.makedirs(f"{pod.path}/stage1/rootfs", mode=0o755)
         _write(pod, "stage1/manifest", self._store.manifest_bytes(stage1.key))
         _write(pod, "stage1TreeStoreID", f"{stage1_tree.id}\n".encode())
-        upper = f"overlay/{stage1_tree.id}/upper" if overlay else "stage1/rootfs"
         if overlay:
-            os.makedirs(f"{pod.path}/{upper}", mode=0o755)
-            os.makedirs(f"{pod.path}/overlay/{stage1_tree.id}/work", mode=0o755)
+            upper = f"overlay/{stage1_tree.id}/upper"
+            os.makedirs(f"{pod.path}/{upper}/rkt/status", mode=0o755)
+            os.mkdir(f"{pod.path}/overlay/{stage1_tree.id}/work", mode=0o755)
             _write(pod, "overlay-prepared", b"")
         else:
-            render.copy_tree(stage1_tree.rootfs, f"{pod.path}/stage1/rootfs")
-        os.makedirs(f"{pod.path}/{upper}/rkt/status", mode=0o755, exist_ok=True)
-        # Members of the group read what a pod is, but must not come upon set-uid programs in it.
-        os.makedirs(f"{pod.path}/{upper}/opt/stage2", mode=0o755, exist_ok=True)
-        os.chmod(f"{pod.path}/{upper}/opt/stage2", 0o700)
-        os.mkdir(f"{pod.path}/sharedVolumes", 0o700)
+            rootfs = f"{pod.path}/stage1/rootfs"
+            render.copy_tree(stage1_tree.rootfs, rootfs)
+            os.makedirs(f"{rootfs}/rkt/status", mode=0o755, exist_ok=True)
+            os.makedirs(f"{pod.path}/{const.STAGE2_DIR}", mode=0o755, exist_ok=True)
+            os.chmod(f"{pod.path}/{const.STAGE2_DIR}", 0o700)
         os.makedirs(f"{pod.path}/appsinfo", mode=0o755)
         for name, image in zip(names, images, strict=True):
-            self._fill_app(pod, name, image, upper=upper, overlay=overlay, users=users)
+            self._fill_app(pod, name, image, overlay=overlay, users=users)
 
     def _fill_app(
-        self, pod: Pod, name: str, image: Image, *, upper: str, overlay: bool, users: Range | None
+        self, pod: Pod, name: str, image: Image, *, overlay: bool, users: Range | None
     ) -> None:
         tree = render.render(self._store, image.record.key)
         os.mkdir(f"{pod.path}/appsinfo/{name}", 0o755)
         _write(pod, f"appsinfo/{name}/manifest", self._store.manifest_bytes(image.record.key))
-        rootfs = f"{pod.path}/{upper}/opt/stage2/{name}/rootfs"
-        os.makedirs(rootfs, mode=0o755, exist_ok=True)
         if overlay:
             os.makedirs(f"{pod.path}/overlay/{tree.id}", mode=0o700, exist_ok=True)
             os.makedirs(f"{pod.path}/overlay/{tree.id}/upper/{name}", mode=0o755)
@@ -148,6 +145,8 @@ class Preparer:
             _same_top(tree.rootfs, f"{pod.path}/overlay/{tree.id}/upper/{name}", users)
             _write(pod, f"appsinfo/{name}/treeStoreID", f"{tree.id}\n".encode())
         else:
+            rootfs = f"{pod.path}/{const.STAGE2_DIR}/{name}/rootfs"
+            os.makedirs(rootfs, mode=0o755, exist_ok=True)
             render.copy_tree(tree.rootfs, rootfs)
             if users is not None:
                 from rkt.linux import owners

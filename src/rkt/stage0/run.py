@@ -7,7 +7,7 @@ import sys
 
 from rkt import const, log
 from rkt.errors import KernelError, RktError, describe
-from rkt.linux import atomic, mounts, sig
+from rkt.linux import atomic, libc, mounts, sig
 from rkt.pod import state
 from rkt.stage0 import listening, nameservice, registration
 from rkt.stage0.entrypoint import Stage1
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from rkt.linux.userns import Range
     from rkt.pod.lifecycle import Pod
     from rkt.stage0.request import RunRequest
-
-STAGE2 = "stage1/rootfs/opt/stage2"
 
 
 def run(pod: Pod, request: RunRequest) -> NoReturn:
@@ -178,14 +176,26 @@ def arguments(
 def _mount_roots(pod: Pod, users: Range | None, context: str) -> None:
     stage1_tree = _tree_of(pod, "stage1TreeStoreID")
     _mount(stage1_tree, "", "stage1/rootfs", context)
+    _mount_places(context)
     for app in sorted(os.listdir("appsinfo")):
         tree = _tree_of(pod, f"appsinfo/{app}/treeStoreID")
-        target = f"{STAGE2}/{app}/rootfs"
-        os.makedirs(target, exist_ok=True)
+        target = f"{const.STAGE2_DIR}/{app}/rootfs"
+        os.makedirs(target)
         if users is None:
             _mount(tree, f"/{app}", target, context)
         else:
             _mount_shifted(tree, app, target, users, context)
+
+
+def _mount_places(context: str) -> None:
+    """Have a place for the roots of apps that is gone with their mounts."""
+    os.makedirs(const.STAGE2_DIR, exist_ok=True)
+    options = "mode=700,size=1m" + (f',context="{context}"' if context else "")
+    flags = libc.MS_NOSUID | libc.MS_NODEV | libc.MS_NOEXEC
+    try:
+        libc.mount("stage2", const.STAGE2_DIR, "tmpfs", flags, options)
+    except OSError as err:
+        raise KernelError("cannot mount a tmpfs", err, const.STAGE2_DIR) from err
 
 
 def _tree_of(pod: Pod, name: str) -> str:

@@ -262,7 +262,7 @@ def _empty(pod_dir: str, name: str, mode: int, uid: int, gid: int) -> tuple[str,
     shared = f"{pod_dir}/sharedVolumes"
     path = f"{shared}/{name}"
     try:
-        os.makedirs(shared, 0o755, exist_ok=True)
+        os.makedirs(shared, 0o700, exist_ok=True)
         os.mkdir(path, 0o700)
     except FileExistsError:
         return path, False  # another app of the pod names it too, or an earlier one did
