@@ -243,7 +243,8 @@ def test_several_apps_are_told_apart_by_line(pod: Pod) -> None:
     pod.shell("one", "echo a1; printf a2; echo err >&2")
     pod.shell("two", "echo b1; head -c 70000 /dev/zero | tr '\\0' x")
     status, out, err = pod.run()
-    pids = {app: pod.read(f"stage1/rootfs/rkt/status/{app}.pid").split()[0] for app in ("one", "two")}
+    status_dir = "stage1/rootfs/rkt/status"
+    pids = {app: pod.read(f"{status_dir}/{app}.pid").split()[0] for app in ("one", "two")}
     lines = out.splitlines()
     assert status == 0
     assert [line for line in lines if line.startswith("one")] == [

@@ -29,8 +29,8 @@ _NEWLINE = 10
 class AppLog:
     """Writes the log of one app; never raises and never waits for anything but the disk.
 
-    The first file comes with the first output.  Two files at most are kept, each of half the size.  What cannot be written is counted and
-    dropped, and the log says so once it can be written again.
+    The first file comes with the first output.  Two files at most are kept, each of half the size.
+    What cannot be written is counted and dropped, and the log says so once it can be written again.
     """
 
     __slots__ = ("_directory", "_fd", "_gap", "_half", "_lost", "_middle", "_name", "_number",
