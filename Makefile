@@ -28,7 +28,7 @@ CODE := src tests examples benchmarks scripts/demo.py scripts/manpages.py
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-env: packages venv $(VENV)/.requirements $(RUNTIME)/.requirements $(SERVICES)/.requirements $(VENV)/bin/rkt $(STAGE1) $(VENV)/.compiled ## set up everything that the other targets need
+env: packages venv $(VENV)/.requirements $(RUNTIME)/.requirements $(SERVICES)/.requirements $(VENV)/bin/rkt $(STAGE1) $(VENV)/.compiled $(VENV)/lib/rkt/modules ## set up everything that the other targets need
 
 packages:
 	@scripts/packages
@@ -63,6 +63,11 @@ $(STAGE1): $(STAGE1_SOURCES) | $(VENV)/.requirements
 $(VENV)/.compiled: $(SOURCES) | venv
 	@$(PY) -m compileall -q -j 0 src
 	@touch $@
+
+# What the command loads at its start, in one file.
+$(VENV)/lib/rkt/modules: $(SOURCES) | venv
+	@mkdir -p $(@D)
+	@cd src && ../$(PY) rkt/packed.py ../$@ "$$PWD" "$$PWD" --current $$(find rkt -name '*.py')
 
 demo: env ## the main job on real input, told step by step
 	@$(PY) scripts/demo.py

@@ -73,7 +73,10 @@ FLAVORS = {
     }, programs={"unit": "flavors.unit"}, without=("build", *_FLY)),
 }  # fmt: skip
 _LIB = "usr/lib/rkt"
-_MODULES = ("__init__", "errors", "const", "log", "quickjson")
+_PACKED = "modules"
+"""Below the library: all modules in the form in which they are loaded; see `rkt.packed`."""
+_FIRST = ("__init__", "packed")  # loaded before anything is from there
+_MODULES = (*_FIRST, "errors", "const", "log", "quickjson")
 _PACKAGES = {
     "linux": (
         "__init__",
@@ -100,7 +103,8 @@ _DIRECTORIES = (
 _LAUNCHER = """\
 #!{python} -ISBXutf8
 import gc, sys; gc.set_threshold(100_000); \
-sys.path.insert(0, __file__.rpartition("/")[0] + "/{lib}"); \
+lib = __file__.rpartition("/")[0] + "/{lib}"; sys.path.insert(0, lib); \
+from rkt import packed; packed.install(lib + "/{packed}", lib); \
 import rkt.stage1.{module} as program; from rkt.stage1 import launch; \
 launch.leave(program.main(sys.argv))
 """
@@ -110,11 +114,10 @@ _OS_RELEASE = (
 # No path and no time of the build gets into the program.
 _CFLAGS = ("-std=c11", "-Os", "-static", "-s", "-Wall", "-Wextra", "-Wl,--build-id=none")
 _ARCHES = {"x86_64": "amd64", "i686": "i386", "i386": "i386"}
-# Runs in the target interpreter; hash seed and order are fixed so that the result is too.
+# Runs in the target interpreter.
 _COMPILE = """\
 import importlib._bootstrap_external as b, importlib.util as u, sys
-for i in range(0, len(sys.argv[1:]), 2):
-    source, name = sys.argv[1 + i:3 + i]
+for source, name in zip(sys.argv[1::2], sys.argv[2::2]):
     data = open(source, "rb").read()
     code = compile(data, name, "exec", dont_inherit=True, optimize=0)
     out = b._code_to_hash_pyc(code, u.source_hash(data), False)
@@ -176,7 +179,7 @@ def archive(flavor: Flavor, short: str, *, python: str, catatonit: str, cc: str)
     for name in _DIRECTORIES:
         entries[f"rootfs/{name}"] = (0o755, None)
     for program, module in (*flavor.entrypoints.values(), *flavor.programs.items()):
-        text = _LAUNCHER.format(python=python, lib=_LIB, module=module)
+        text = _LAUNCHER.format(python=python, lib=_LIB, packed=_PACKED, module=module)
         entries[f"rootfs/{program}"] = (0o755, text.encode())
     entries["rootfs/etc/os-release"] = (
         0o644,
@@ -252,20 +255,37 @@ def _library(python: str, without: tuple[str, ...]) -> dict[str, bytes]:
         if not modules:
             names += _sources(source_root, package)
     left_out = tuple(f"stage1/{name}{end}" for name in without for end in (".py", "/"))
-    names = sorted(name for name in names if not name.startswith(left_out))
-    argv = [python, "-s", "-S", "-B", "-c", _COMPILE]
-    files: dict[str, bytes] = {}
+    names = sorted(f"rkt/{name}" for name in names if not name.startswith(left_out))
+    above = os.path.dirname(source_root)
+    files = {}
     for name in names:
-        with open(f"{source_root}/{name}", "rb") as file:
-            files[f"rkt/{name}"] = file.read()
-        argv += [f"{source_root}/{name}", f"/{_LIB}/rkt/{name}"]
-    done = proc.run(argv, env={**proc.BASE_ENV, "PYTHONHASHSEED": "0"}, cwd="/")
+        with open(f"{above}/{name}", "rb") as file:
+            files[name] = file.read()
+    files |= _compiled_alone(python, above, [f"rkt/{name}.py" for name in _FIRST])
+    with tempfile.TemporaryDirectory(prefix="rkt-build-") as directory:
+        out = f"{directory}/{_PACKED}"
+        _target(python, [f"{source_root}/packed.py", out, above, f"/{_LIB}", *names])
+        with open(out, "rb") as file:
+            files[_PACKED] = file.read()
+    return files
+
+
+def _compiled_alone(python: str, root: str, names: list[str]) -> dict[str, bytes]:
+    words = [word for name in names for word in (f"{root}/{name}", f"/{_LIB}/{name}")]
+    done = _target(python, ["-c", _COMPILE, *words])
     tag, stream = done.stderr.decode(), io.BytesIO(done.stdout)
+    files = {}
     for name in names:
+        head, _, base = name.rpartition("/")
         compiled = stream.read(int.from_bytes(stream.read(8), "little"))
-        head, _, base = f"rkt/{name}".rpartition("/")
         files[f"{head}/__pycache__/{base[:-3]}.{tag}.pyc"] = compiled
     return files
+
+
+def _target(python: str, argv: list[str]) -> proc.Finished:
+    """Run the interpreter of the image; hash seed and order are fixed so that results are too."""
+    env = {**proc.BASE_ENV, "PYTHONHASHSEED": "0"}
+    return proc.run([python, "-sSB", *argv], env=env, cwd="/")
 
 
 def _sources(root: str, package: str) -> Iterator[str]:
