@@ -142,6 +142,19 @@ def test_streams_that_are_not_attachable(rkt: RktContext) -> None:
     assert result.stderr == f'rkt: pod "{uuid}" isn\'t currently running\n'
 
 
+def test_a_pod_without_apps(rkt: RktContext) -> None:
+    path = f"{rkt.files}/uuid"
+    process = rkt.spawn("app", "sandbox", f"--uuid-file-save={path}")
+    rkt.wait_for(lambda: os.path.exists(path))
+    with open(path) as file:
+        uuid = file.read()
+    rkt.rkt("status", "--wait-ready", uuid)
+    result = rkt.rkt("attach", "--app=one", uuid, status=254)
+    assert result.stderr == f'rkt: pod "{uuid}": no app "one"\nhint: it has no apps\n'
+    process.terminate()
+    process.wait(30)
+
+
 def test_an_app_with_ordinary_streams(rkt: RktContext) -> None:
     process, uuid = start(rkt, "echo ready; exec sleep 1000")
     assert process.stdout is not None

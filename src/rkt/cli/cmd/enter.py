@@ -52,8 +52,8 @@ def choose_app(pod: Pod, args: Parsed, command: str = "enter") -> str:
     if args.given("app"):
         name = args.string("app")
         if name not in names:
-            raise NotFound(f'pod "{pod.uuid}": no app "{name}"',
-                           hint=f"its apps are: {', '.join(names)}")  # fmt: skip
+            hint = f"its apps are: {', '.join(names)}" if names else "it has no apps"
+            raise NotFound(f'pod "{pod.uuid}": no app "{name}"', hint=hint)
         return name
     if command == "enter" and args.given("imageid"):
         wanted = args.string("imageid")
