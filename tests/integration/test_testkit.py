@@ -24,7 +24,7 @@ def leak(*command: str) -> str:
     context = RktContext()
     context.run([*context.enter_argv(), *command])
     with pytest.raises(AssertionError, match="left on the machine") as caught:
-        context.close()
+        context.close(patience=0.2)
     assert not os.path.exists(context.top)
     return str(caught.value)
 
@@ -78,7 +78,7 @@ def test_cgroup_is_seen() -> None:
     os.mkdir(path)
     try:
         with pytest.raises(AssertionError, match=f"cgroups: {path}"):
-            context.close()
+            context.close(patience=0.2)
     finally:
         os.rmdir(path)
 

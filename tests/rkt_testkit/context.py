@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 TIMEOUT = 60.0
+PATIENCE = 45.0
 _PREPARE = """
 for place in /var/lib/cni /run/rkt; do
     mkdir -p $place && mount -t tmpfs -o mode=755 none $place || exit 1
@@ -355,14 +356,17 @@ class RktContext:
             except ChildProcessError:
                 pass
 
-    def close(self, *, check: bool = True) -> None:
-        """End what still runs, assert that nothing is left, remove the directories."""
+    def close(self, *, check: bool = True, patience: float = PATIENCE) -> None:
+        """End what still runs, assert that nothing is left, remove the directories.
+
+        `patience` are the seconds that the kernel has to take apart what it does not at once.
+        """
         for process in self._running:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
         for process in self._running:
             self._end(process)
-        leaked = self._settle()
+        leaked = self._settle(patience)
         for pid in leaks.descendants(os.getpid()) - self._before_processes:
             _kill(pid)
         assert self._holder.stdin is not None
@@ -385,10 +389,10 @@ class RktContext:
             if stream is not None:
                 stream.close()
 
-    def _settle(self) -> list[str]:
+    def _settle(self, patience: float) -> list[str]:
         # The kernel takes control groups and namespaces apart a moment after the last process, and
         # later still on a machine that is busy: one worker of it removes all network namespaces.
-        deadline = time.monotonic() + 45
+        deadline = time.monotonic() + patience
         while (leaked := self.leaked()) and time.monotonic() < deadline:
             time.sleep(0.05)
         return leaked
