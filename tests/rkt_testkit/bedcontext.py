@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 from typing import TYPE_CHECKING
 
-from rkt_testkit.context import TIMEOUT, Result, RktContext
+from rkt_testkit.context import PATIENCE, TIMEOUT, Result, RktContext
 from rkt_testkit.probes import SEARCH
 
 if TYPE_CHECKING:
@@ -71,11 +71,11 @@ class BedContext(RktContext):
         """The process that holds the namespaces."""
         return self.bed.pid
 
-    def close(self, *, check: bool = True) -> None:
+    def close(self, *, check: bool = True, patience: float = PATIENCE) -> None:
         """Collect all pods, assert that nothing is left of them, remove the directories."""
         for _ in range(2):
             self.rkt("gc", "--grace-period=0s", status=0 if check else None)
-        self.wait_for(lambda: not (check and self.bed.leaked()), timeout=15)
+        self.wait_for(lambda: not (check and self.bed.leaked()), timeout=patience)
         with open(f"/proc/{self.bed.pid}/mountinfo", encoding="utf-8") as file:
             left = [line.split()[4] for line in file if f"{self.top}/data" in line]
         shutil.rmtree(self.top, ignore_errors=True)
