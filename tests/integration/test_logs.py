@@ -118,7 +118,7 @@ def test_a_flood_neither_stops_for_its_reader_nor_fills_the_memory(
     uuid = start(rkt, image, f"yes {'0123456789' * 10}")
     pid = supervisor(rkt, uuid)
     directory = f"{rkt.pod_dir(uuid)}/logs/app"
-    rkt.wait_for(lambda: int(max(os.listdir(directory))) > 8)  # more than 100 MB
+    rkt.wait_for(lambda: int(max(os.listdir(directory), default="0")) > 8)  # more than 100 MB
     with open(f"/proc/{pid}/status") as file:
         peak = re.search(r"VmHWM:\s+(\d+) kB", file.read())
     assert peak
