@@ -38,11 +38,14 @@ _HEAD = 16  # bytes: the interpreter's mark, and the size of the index
 class Packed:
     """Finds and loads the modules of a file (importlib.abc.MetaPathFinder, Loader)."""
 
-    def __init__(self, path: str, root: str, index: dict[str, Entry], base: int) -> None:
+    def __init__(
+        self, path: str, root: str, index: dict[str, Entry], base: int, identity: tuple[int, int]
+    ) -> None:
         self._path = path
         self._root = root
         self._index = index
         self._base = base
+        self._identity = identity
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -68,13 +71,25 @@ class Packed:
 
     def exec_module(self, module: ModuleType) -> None:
         """Execute a module's code."""
-        at, size, *_ = self._index[module.__name__]
-        fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        exec(self._code(self._index[module.__name__]), module.__dict__)
+
+    def _code(self, entry: Entry) -> CodeType:
+        at, size, below, *_ = entry
         try:
-            code: CodeType = marshal.loads(os.pread(fd, size, self._base + at))
-        finally:
-            os.close(fd)
-        exec(code, module.__dict__)
+            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            pass
+        else:
+            try:
+                if _identity(fd) == self._identity:
+                    code: CodeType = marshal.loads(os.pread(fd, size, self._base + at))
+                    return code
+            finally:
+                os.close(fd)
+        # Another version was installed while this process runs: its file has another order.
+        source = f"{self._root}/{below}"
+        with open(source, "rb") as file:
+            return compile(file.read(), source, "exec", dont_inherit=True)
 
 
 def install(path: str, root: str) -> None:
@@ -92,9 +107,10 @@ def install(path: str, root: str) -> None:
             return
         size = int.from_bytes(head[8:], "little")
         index = marshal.loads(os.read(fd, size))
+        identity = _identity(fd)
     finally:
         os.close(fd)
-    sys.meta_path.insert(0, Packed(path, root, index, _HEAD + size))
+    sys.meta_path.insert(0, Packed(path, root, index, _HEAD + size, identity))
 
 
 def pack(root: str, names: Sequence[str], *, shown: str, current: bool) -> bytes:
@@ -112,6 +128,11 @@ def pack(root: str, names: Sequence[str], *, shown: str, current: bool) -> bytes
         at += len(data)
     head = marshal.dumps(index)
     return b"".join((_mark(), len(head).to_bytes(8, "little"), head, *parts))
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    found = os.fstat(fd)
+    return found.st_ino, found.st_mtime_ns
 
 
 def _mark() -> bytes:

@@ -82,6 +82,21 @@ def test_what_is_not_in_the_file_comes_from_the_directory(library: Library) -> N
     assert library.says("import tool.other; print(tool.other.answer)") == "source"
 
 
+@pytest.mark.parametrize("change", ["replaced", "removed"])
+def test_a_process_outlives_the_file(library: Library, change: str) -> None:
+    """As services do while another version is installed."""
+    library.pack()
+    library.write("tool/part.py", "answer = 'source'\n")
+    if change == "replaced":
+        with open(f"{library.out}.new", "wb") as file:
+            file.write(b"other" * 4096)
+        code = f"import os; os.rename({library.out + '.new'!r}, {library.out!r})\n"
+    else:
+        code = f"import os; os.unlink({library.out!r})\n"
+    code = f"import tool; {code}import tool.part; print(tool.part.answer)"
+    assert library.says(code) == "source"
+
+
 @pytest.mark.parametrize("edit", ["size", "time"])
 def test_an_edited_source_counts(library: Library, edit: str) -> None:
     text = FILES["tool/part.py"]
