@@ -15,7 +15,7 @@ import tempfile
 import time
 from typing import TYPE_CHECKING
 
-from rkt_testkit.context import TIMEOUT, UUID, Result
+from rkt_testkit.context import PATIENCE, TIMEOUT, UUID, Result
 from rkt_testkit.probes import REPOSITORY, SEARCH
 
 if TYPE_CHECKING:
@@ -174,13 +174,20 @@ class Bed:
         return found + [f"machine {line}" for line in listed.splitlines() if _POD.search(line)]
 
     def clean(self) -> None:
-        """Collect all pods; assert that nothing of them is left."""
-        self.rkt("gc", "--grace-period=0s")
-        self.rkt("gc", "--grace-period=0s")
-        deadline = time.monotonic() + 5
+        """Collect all pods; assert that nothing of them is left, also for the next test."""
+        self._collect()
+        deadline = time.monotonic() + PATIENCE
         while (left := self.leaked()) and time.monotonic() < deadline:
             time.sleep(0.05)
+        if left:
+            for verb in ("stop", "reset-failed"):
+                self.tool("systemctl", verb, "pod.service", status=None)
+            self._collect()
         assert not left, "left on the machine:\n" + "\n".join(left)
+
+    def _collect(self) -> None:
+        for _ in range(2):
+            self.rkt("gc", "--grace-period=0s")
 
     def close(self, *, check: bool = True) -> None:
         """Switch the machine off; asserts that it left nothing behind."""
