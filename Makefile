@@ -73,7 +73,7 @@ demo: env ## the main job on real input, told step by step
 	@$(PY) scripts/demo.py
 
 test: env lint type ## everything that CI checks
-	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS) tests
+	$(PY) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS) tests
 
 lint: env ## ruff
 	$(PY) -m ruff check $(CODE)

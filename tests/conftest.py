@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from rkt_testkit.context import RktContext
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-ORDER = ("vm", "bed", "e2e", "integration", "unit")
 LOOPBACK = ("127.", "localhost", "::1")
 
 
@@ -34,11 +33,7 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what lies in tests/integration, tests/bed and tests/e2e; have what takes longest first.
-
-    Else one of the workers has the virtual machines to itself at the end, and the other nothing.
-    """
-    items.sort(key=lambda item: ORDER.index(item.path.relative_to(HERE).parts[0]))
+    """Mark what lies in tests/integration, tests/bed and tests/e2e."""
     for item in items:
         if item.path.parent.name in ("integration", "bed", "e2e"):
             item.add_marker("integration")
