@@ -161,10 +161,18 @@ def test_the_record_of_a_pod(tmp_path: object) -> None:
     record.forget(folder)
 
 
+_RESULT_IS_A_LIST = (
+    '{"uuid": "u", "path": [], "rules": true, "networks": [{"name": "n", "cniVersion": "0.4.0", '
+    '"plugins": [{"type": "ptp"}], "file": "n.conf", "ifName": "eth0", "args": "", "runtime": {}, '
+    '"result": ["x"]}]}'
+)
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "{", "[]", "{}", '{"uuid": "u", "path": 5, "rules": 1, "networks": []}',
-     '{"uuid": "u", "path": [], "rules": true, "networks": [{"name": "../x"}]}'],
+     '{"uuid": "u", "path": [], "rules": true, "networks": [{"name": "../x"}]}',
+     _RESULT_IS_A_LIST],
 )  # fmt: skip
 def test_a_damaged_record(tmp_path: object, text: str) -> None:
     os.mkdir(f"{tmp_path}/net")
@@ -172,3 +180,11 @@ def test_a_damaged_record(tmp_path: object, text: str) -> None:
         file.write(text)
     with pytest.raises(SchemaError, match=r'^"net/state\.json" of the pod is damaged: '):
         record.load(str(tmp_path))
+
+
+def test_links_on_the_host_have_names_that_links_can_have() -> None:
+    names = ["veth1", "", "veth-much-too-long", "veth\ud800", "veth\0", "veth\u00e9", 5, None]
+    found = [{"name": name, "mac": "aa"} for name in names]
+    found += [{"name": "veth2"}, {"name": "eth0", "sandbox": "/x"}, {"name": "veth3", "mac": 1}]
+    assert result.host_ends({"interfaces": [*found, "x"]}) == [("veth1", "aa"), ("veth2", "")]
+    assert result.host_ends({"interfaces": "x"}) == result.host_ends({}) == []

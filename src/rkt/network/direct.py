@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 
-from rkt.errors import NetworkError
+from rkt.errors import NetworkError, describe
 from rkt.network import firewall, links, netns, result
 
 TYPE_CHECKING = False
@@ -63,7 +63,7 @@ def finish(namespace: int, items: Iterable[Attachment]) -> Iterator[NetworkError
         if not names or not netns.sockets(namespace):
             return
     except (NetworkError, OSError) as err:
-        yield NetworkError(f"cannot look for the pod's connections: {err}")
+        yield NetworkError(f"cannot look for the pod's connections: {describe(err)}")
         return
     for name in names:
         try:

@@ -24,10 +24,13 @@ class Inside:
         self._fd = fd
 
     def __enter__(self) -> None:
+        self._own = -1
         try:
             self._own = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             libc.setns(self._fd, libc.CLONE_NEWNET)
         except OSError as err:
+            if self._own >= 0:
+                os.close(self._own)
             raise NetworkError(f"cannot enter the pod's network: {err.strerror}") from err
 
     def __exit__(

@@ -104,6 +104,8 @@ def load(pod_dir: str) -> Record | None:
             )
             attachment.runtime = dict(item["runtime"])
             attachment.result = item["result"]
+            if not isinstance(attachment.result, dict | None):
+                raise TypeError("a result is no object")
             record.attachments.append(attachment)
     except (ValueError, KeyError, TypeError, RecursionError, NetworkError) as err:
         raise SchemaError(f'"{STATE}" of the pod is damaged: {err}') from err

@@ -81,9 +81,13 @@ def host_ends(raw: dict[str, object]) -> list[tuple[str, str]]:
     for item in interfaces if isinstance(interfaces, list) else []:
         if isinstance(item, dict) and not item.get("sandbox"):
             name, mac = item.get("name"), item.get("mac", "")
-            if isinstance(name, str) and 0 < len(name) <= _NAME_LIMIT and isinstance(mac, str):
+            if isinstance(name, str) and _is_link(name) and isinstance(mac, str):
                 found.append((name, mac))
     return found
+
+
+def _is_link(name: str) -> bool:
+    return 0 < len(name) <= _NAME_LIMIT and name.isascii() and name.isprintable()
 
 
 def _in_pod(index: object, interfaces: object) -> bool:
